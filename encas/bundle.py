@@ -1,0 +1,159 @@
+"""A bundle: a folder with everything that a cascade needs to run, and the digests that prove it whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from encas.cascade import Cascade
+from encas.errors import InvalidInput
+from encas.files import FileModel, read_model, sha256_of
+from encas.pool import NAME
+from encas.preprocess import Preprocess
+
+_BUNDLE_JSON = "bundle.json"
+
+
+class Parity(FileModel):
+    """How far the exported network is from its source, on real inputs."""
+
+    n: int = Field(ge=1)
+    max_abs_difference: float = Field(ge=0)  # of probabilities
+    changed_labels: int = Field(ge=0)
+
+
+class BundleMember(FileModel):
+    """One network: an ONNX graph from preprocessed images (n, channels, height, width) to probs (n, c)."""
+
+    name: str = Field(pattern=NAME)
+    file: str
+    input: str  # float32
+    output: str  # float32 softmax outputs
+    preprocess: Preprocess
+    macs: int = Field(ge=0)
+    params: int | None = None
+    opset: int
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    source: str
+    parity: Parity
+
+
+class CascadeParity(FileModel):
+    """How the exported cascade's decisions compare with those that the pool recorded."""
+
+    split: str
+    n: int = Field(ge=1)
+    different: int = Field(ge=0)  # samples with another exit stage or class
+    near_threshold: int = Field(ge=0)  # of these, so close to a threshold that rounding decides
+
+
+class GoldenSample(FileModel):
+    """A real input with the answer that the bundle must give."""
+
+    file: str
+    label: int
+    exit_stage: int
+    confidence: float
+
+
+class BundleFile(FileModel):
+    """`bundle.json`."""
+
+    format: Literal["encas-bundle/1"] = "encas-bundle/1"
+    name: str = Field(pattern=NAME)
+    version: str = "1"
+    files: Mapping[str, str]  # path relative to the bundle -> sha256
+    members: tuple[BundleMember, ...] = Field(min_length=1)
+    parity: CascadeParity | None = None
+    golden: tuple[GoldenSample, ...] = ()
+    versions: Mapping[str, str] = Field(default_factory=dict)  # of what wrote it
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: Mapping[str, str]) -> Mapping[str, str]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or name != str(path):
+                raise ValueError(f"file '{name}' must be a plain path inside the bundle")
+        return files
+
+
+class LabelsFile(FileModel):
+    """`labels.json`: the name of each class, in the order of the outputs."""
+
+    format: Literal["encas-labels/1"] = "encas-labels/1"
+    labels: tuple[str, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files were found to match their digests."""
+
+    path: Path
+    file: BundleFile
+    cascade: Cascade
+    labels: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Bundle":
+        """Read and verify a bundle.
+
+        Raises:
+            InvalidInput: No bundle, a file is missing or changed, or the parts do not fit together.
+        """
+        path = Path(path)
+        if not (path / _BUNDLE_JSON).is_file():
+            what = "holds no bundle.json" if path.is_dir() else "no such folder"
+            raise InvalidInput(f"{path}: {what}; make a bundle with 'encas export cascade.json'")
+        file = read_model(path / _BUNDLE_JSON, BundleFile)
+        for needed in ("cascade.json", "labels.json", *(member.file for member in file.members)):
+            if needed not in file.files:
+                raise InvalidInput(f"{path / _BUNDLE_JSON}: files: lists no {needed}")
+        for name, digest in file.files.items():
+            _verify(path, name, digest)
+        bundle = cls(
+            path,
+            file,
+            Cascade.read(path / "cascade.json"),
+            read_model(path / "labels.json", LabelsFile).labels,
+        )
+        for name in bundle.cascade.member_names:
+            bundle.member(name)
+        return bundle
+
+    @property
+    def name(self) -> str:
+        """Name of the model behind an endpoint."""
+        return self.file.name
+
+    def member(self, name: str) -> BundleMember:
+        """Find the network of a stage.
+
+        Raises:
+            InvalidInput: The bundle has no such member.
+        """
+        for member in self.file.members:
+            if member.name == name:
+                return member
+        raise InvalidInput(f"{self.path}: the cascade names a member '{name}' that the bundle lacks")
+
+    @property
+    def stage_members(self) -> tuple[BundleMember, ...]:
+        """The network of each stage, in order."""
+        return tuple(self.member(name) for name in self.cascade.member_names)
+
+
+def _verify(folder: Path, name: str, digest: str) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise InvalidInput(f"{path}: the bundle lists this file, and it is not there")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InvalidInput(f"{path}: is a link that leads out of the bundle")
+    found = sha256_of(path)
+    if found != digest:
+        raise InvalidInput(
+            f"{path}: changed since it was exported (sha256 {found[:12]}, bundle.json says "
+            f"{digest[:12]}); export again"
+        )

@@ -1,0 +1,207 @@
+"""A cascade, and the one definition of how it runs."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from encas.files import FileModel, read_model, write_model
+
+Probs = NDArray[np.float32]
+Rows = NDArray[np.intp]
+# (stage, rows that are still active) -> (a, c) softmax outputs of that stage's member for those rows.
+MemberProbs = Callable[[int, Rows], NDArray[np.floating[Any]]]
+
+Combine = Literal["mean", "last"]
+Confidence = Literal["max-probability", "logit-gap"]
+
+
+class Stage(FileModel):
+    """One step of a cascade: a member, and how sure the answer must be to stop after it."""
+
+    member: str = Field(min_length=1)
+    threshold: float | None = None
+
+
+class Evaluated(FileModel):
+    """What a cascade does on one labelled split."""
+
+    n: int = Field(ge=1)
+    accuracy: float = Field(ge=0, le=1)
+    macs: float = Field(ge=0)  # mean per sample
+    exit_fractions: tuple[float, ...]
+
+
+class PoolReference(FileModel):
+    """Where the recorded outputs lie that a cascade was found on."""
+
+    path: str  # relative to the file that says so
+    sha256: str
+
+
+class Cascade(FileModel):
+    """Members in the order in which they run, with the thresholds between them.
+
+    A sample leaves after a stage if its confidence is greater than the stage's threshold (strict: a sample
+    at the threshold stays). With `combine` "mean" the answer is the mean of the probabilities of all stages
+    so far, with "last" those of the latest stage alone. `confidence` is the largest probability, or the
+    difference between the two largest logits, which is the logarithm of the probabilities' ratio.
+
+    Source: Chebykin et al., GECCO 2022, arXiv:2203.04011 ("mean"); Streeter, ICML 2018 ("last", "logit-gap").
+    """
+
+    format: Literal["encas-cascade/1"] = "encas-cascade/1"
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    combine: Combine = "mean"
+    confidence: Confidence = "max-probability"
+    evaluated: Mapping[str, Evaluated] = Field(default_factory=dict)
+    pool: PoolReference | None = None
+
+    @model_validator(mode="after")
+    def _thresholds_fit(self) -> "Cascade":
+        *before, last = self.stages
+        if last.threshold is not None:
+            raise ValueError(f"the last stage ({last.member}) answers always: its threshold must be null")
+        top = 1.0 if self.confidence == "max-probability" else np.inf
+        for j, stage in enumerate(before):
+            if stage.threshold is None or not 0 <= stage.threshold <= top:
+                raise ValueError(
+                    f"stage {j} ({stage.member}): the threshold must be a number in [0, {top:g}], "
+                    f"got {'null' if stage.threshold is None else format(stage.threshold, 'g')}"
+                )
+        return self
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Cascade":
+        """Read `cascade.json`; the pool's path becomes absolute.
+
+        Raises:
+            InvalidInput: The file is missing, is not a cascade, or has a threshold out of range.
+        """
+        path = Path(path)
+        cascade = read_model(path, cls)
+        if cascade.pool is None:
+            return cascade
+        return cascade.with_pool_path((path.parent / cascade.pool.path).resolve())
+
+    def write(self, path: Path | str) -> None:
+        """Write `cascade.json`; the pool's path becomes relative to it."""
+        path = Path(path)
+        write_model(path, self.relative_to(path.parent))
+
+    def with_pool_path(self, pool_path: Path | str) -> "Cascade":
+        """Return the same cascade, its pool lying elsewhere."""
+        if self.pool is None:
+            return self
+        return self.model_copy(update={"pool": self.pool.model_copy(update={"path": str(pool_path)})})
+
+    def relative_to(self, folder: Path) -> "Cascade":
+        """Return the same cascade with the path of its pool relative to a folder."""
+        if self.pool is None:
+            return self
+        return self.with_pool_path(os.path.relpath(self.pool.path, folder.resolve()))
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """One name per stage; a member may stand at several stages."""
+        return tuple(stage.member for stage in self.stages)
+
+    def __str__(self) -> str:
+        """Read as `a >0.62 b`: run a, stop above 0.62, else run b."""
+        parts = [s.member if s.threshold is None else f"{s.member} >{s.threshold:g}" for s in self.stages]
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a cascade says of n samples."""
+
+    probs: Probs  # (n, c)
+    label: NDArray[np.intp]  # (n,) class indices, the first of equally probable ones
+    confidence: NDArray[np.float32]  # (n,) at the exit
+    exit_stage: NDArray[np.intp]  # (n,) 0-based
+    macs: NDArray[np.int64]  # (n,) of the stages that ran
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.label)
+
+
+def as_recorded(probs: NDArray[np.floating[Any]]) -> Probs:
+    """Round probabilities to float16, the precision that pools store, and return float32.
+
+    Everything that runs a cascade starts from the same rounded numbers, so that the search, the executor
+    and the server take the same side of a threshold although their engines differ in the last float32 bits.
+    """
+    return probs.astype(np.float16).astype(np.float32)
+
+
+def confidence_of(probs: Probs, kind: Confidence) -> NDArray[np.float32]:
+    """Say how sure (n, c) probabilities are, as (n,) numbers; see `Cascade`."""
+    if kind == "max-probability":
+        return np.asarray(probs.max(axis=1, initial=0))
+    if probs.shape[1] < 2:
+        return np.full(len(probs), np.inf, np.float32)
+    top2 = np.partition(probs, -2, axis=1)[:, -2:]
+    with np.errstate(divide="ignore"):
+        gap: NDArray[np.float32] = np.log(top2[:, 1]) - np.log(top2[:, 0])
+    return gap
+
+
+def run_cascade(cascade: Cascade, member_probs: MemberProbs, n: int, macs: Sequence[int]) -> Answers:
+    """Run a cascade over n samples, asking each member only for the samples that get that far.
+
+    Args:
+        cascade: k stages.
+        member_probs: Called once per stage that anybody reaches, with the active rows in rising order.
+        n: Number of samples.
+        macs: (k,) cost of one sample at each stage.
+
+    Returns:
+        Arithmetic is float32 on probabilities rounded to float16: the sum in the order of the stages,
+        divided by their number.
+    """
+    n_stages = len(cascade.stages)
+    rows = np.arange(n)
+    exit_stage = np.full(n, n_stages - 1)
+    confidence_out = np.empty(n, np.float32)
+    total = probs_out = np.empty((n, 0), np.float32)
+    for j, stage in enumerate(cascade.stages):
+        probs = as_recorded(member_probs(j, rows))
+        if j == 0:
+            probs_out = np.empty(probs.shape, np.float32)
+        if j == 0 or cascade.combine == "last":
+            total, mean = probs, probs
+        else:
+            total = total + probs
+            mean = total / np.float32(j + 1)
+        confidence = confidence_of(mean, cascade.confidence)
+        if stage.threshold is None:
+            leaves = np.ones(len(rows), np.bool_)
+        else:
+            leaves = confidence > np.float32(stage.threshold)
+        leaving = rows[leaves]
+        probs_out[leaving] = mean[leaves]
+        confidence_out[leaving] = confidence[leaves]
+        exit_stage[leaving] = j
+        if len(leaving) == len(rows):
+            break
+        rows, total = rows[~leaves], total[~leaves]
+    return Answers(
+        probs=probs_out,
+        label=probs_out.argmax(axis=1),
+        confidence=confidence_out,
+        exit_stage=exit_stage,
+        macs=np.cumsum(np.asarray(macs, np.int64))[exit_stage],
+    )
+
+
+def exit_fractions(exit_stage: NDArray[np.intp], n_stages: int) -> tuple[float, ...]:
+    """Share of the samples that leave at each stage; they sum to 1."""
+    counts = np.bincount(exit_stage, minlength=n_stages)
+    return tuple(float(count) / max(len(exit_stage), 1) for count in counts)

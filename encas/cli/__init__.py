@@ -1,0 +1,54 @@
+"""The command line: one module per group of commands, each importing what it needs when it runs."""
+
+import sys
+import traceback
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from encas.cli import demo, export, pool, run, search, serve, setup
+from encas.errors import EncasError
+
+
+class _Group(TyperGroup):
+    """Every error that a user can mend becomes one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (EncasError, OSError, KeyboardInterrupt) as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            print(f"encas: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+            sys.exit(1)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; what was finished before stays, and the same command goes on from there"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    return str(error)
+
+
+app = typer.Typer(
+    name="encas",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+    """Find, export and serve cascades of image classifiers that stop as soon as they are sure."""
+
+
+for _module in (demo, pool, search, export, run, serve, setup):
+    _module.register(app)
+
+main = app

@@ -1,0 +1,177 @@
+"""Labelled images: a folder per class, a CSV list, arrays in an .npz, or the CIFAR binary files."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encas.errors import InvalidInput
+from encas.files import read_npy
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
+
+Image = Path | NDArray[np.uint8]  # an encoded file, or pixels (h, w) or (h, w, 3)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """n images, not yet decoded where they are files, with one class index each."""
+
+    images: Sequence[Path] | NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...] | None  # names, where the data has them
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[Sequence[Image]]:
+        """Yield the images in order, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size]
+
+    def rows(self, text: str) -> "LabelledImages":
+        """Take a slice, written as in Python: `:5000`, `5000:`, `::2`.
+
+        Raises:
+            InvalidInput: Not a slice, or nothing is left.
+        """
+        parts = text.split(":")
+        try:
+            if not 2 <= len(parts) <= 3:
+                raise ValueError
+            chosen = slice(*(int(part) if part else None for part in parts))
+            labels = self.labels[chosen]
+        except ValueError:
+            raise InvalidInput(f"rows '{text}': must be a slice as :5000, 5000: or ::2") from None
+        if len(labels) == 0:
+            raise InvalidInput(f"rows '{text}': nothing is left of {len(self)} samples")
+        return LabelledImages(self.images[chosen], labels, self.classes)
+
+
+def open_images(path: Path | str) -> LabelledImages:
+    """Find out what kind of data a path is, and list its images.
+
+    Args:
+        path: A folder with one folder per class, or one with CIFAR's `.bin` files; a `.bin` file; a `.csv`
+            with the columns `file` and `class_index` (files relative to it); an `.npz` with `images` (uint8,
+            (n, h, w) or (n, h, w, 3)), `labels` and, if wanted, `classes`.
+
+    Raises:
+        InvalidInput: No such path, or not one of these.
+    """
+    path = Path(path)
+    if path.is_dir():
+        binaries = sorted(path.glob("data_batch_*.bin")) or sorted(path.glob("train.bin"))
+        return _cifar(binaries) if binaries else _folder(path)
+    if not path.exists():
+        raise InvalidInput(f"{path}: no such file or folder")
+    match path.suffix.lower():
+        case ".npz":
+            return _npz(path)
+        case ".csv":
+            return _csv(path)
+        case ".bin":
+            return _cifar([path])
+    raise InvalidInput(f"{path}: data must be a folder with one folder per class, .npz, .csv or CIFAR's .bin")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+
+
+def _folder(path: Path) -> LabelledImages:
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise InvalidInput(f"{path}: holds no class folders; one folder of images per class is needed")
+    files = [image_files(folder) for folder in folders]
+    images = [file for group in files for file in group]
+    if not images:
+        raise InvalidInput(f"{path}: its {len(folders)} class folders hold no images")
+    labels = np.repeat(np.arange(len(folders)), [len(group) for group in files])
+    return LabelledImages(images, labels.astype(np.int64), tuple(folder.name for folder in folders))
+
+
+def _csv(path: Path) -> LabelledImages:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"file", "class_index"} <= set(rows[0]):
+        raise InvalidInput(
+            f"{path}: a header with the columns file and class_index is needed, and rows below it"
+        )
+    images = [path.parent / row["file"] for row in rows]
+    missing = next((image for image in images if not image.is_file()), None)
+    if missing is not None:
+        raise InvalidInput(f"{path}: lists {missing}, which is not there")
+    try:
+        labels = np.array([int(row["class_index"]) for row in rows], np.int64)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{path}: class_index must be a whole number in every row") from None
+    return LabelledImages(images, labels, None)
+
+
+def _npz(path: Path) -> LabelledImages:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files if name in ("images", "labels", "classes")}
+    except (ValueError, OSError, EOFError) as error:
+        raise InvalidInput(f"{path}: not a whole .npz of plain arrays: {error}") from None
+    if "images" not in found or "labels" not in found:
+        raise InvalidInput(f"{path}: needs the arrays images and labels, has {', '.join(found) or 'neither'}")
+    images, labels = found["images"], found["labels"]
+    gray, colour = images.ndim == 3, images.ndim == 4 and images.shape[3] == 3
+    if images.dtype != np.uint8 or not (gray or colour):
+        raise InvalidInput(
+            f"{path}: images must be uint8 of shape (n, height, width) or (n, height, width, 3), "
+            f"are {images.dtype} of {images.shape}"
+        )
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidInput(
+            f"{path}: {len(images)} whole-number labels are needed, one per image; "
+            f"labels are {labels.dtype} of {labels.shape}"
+        )
+    classes = tuple(str(name) for name in found["classes"]) if "classes" in found else None
+    return LabelledImages(images, labels.astype(np.int64), classes)
+
+
+def _cifar(paths: Sequence[Path]) -> LabelledImages:
+    """Read CIFAR-10 (1 label byte) or CIFAR-100 (coarse and fine) records of 3072 pixel bytes."""
+    names = {1: "batches.meta.txt", 2: "fine_label_names.txt"}
+    for n_labels, names_file in names.items():
+        record = n_labels + 3072
+        if all(path.stat().st_size % record == 0 and path.stat().st_size for path in paths):
+            data = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, record) for path in paths])
+            images = np.ascontiguousarray(data[:, n_labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+            file = paths[0].parent / names_file
+            classes = tuple(file.read_text().split()) if file.is_file() else None
+            return LabelledImages(images, data[:, n_labels - 1].astype(np.int64), classes)
+    raise InvalidInput(f"{paths[0]}: is no CIFAR binary: its size is no multiple of 3073 or 3074 bytes")
+
+
+def read_labels(path: Path | str) -> NDArray[np.int64]:
+    """Read (n,) class indices from an `.npy`, or a text file with one number per line.
+
+    Raises:
+        InvalidInput: No such file, or not whole numbers.
+    """
+    path = Path(path)
+    if path.suffix == ".npy":
+        labels = read_npy(path)
+    else:
+        try:
+            labels = np.array([int(line) for line in path.read_text(encoding="utf-8").split()])
+        except FileNotFoundError:
+            raise InvalidInput(f"{path}: no such file") from None
+        except ValueError:
+            raise InvalidInput(f"{path}: must hold one whole number per line") from None
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidInput(
+            f"{path}: must be one row of whole numbers, is {labels.dtype} of shape {labels.shape}"
+        )
+    return labels.astype(np.int64)

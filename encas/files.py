@@ -1,0 +1,125 @@
+"""Reading and writing files so that nothing is ever half-written and every error names its place."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from encas.errors import InvalidInput
+
+
+class FileModel(BaseModel):
+    """What is written to disk or to the wire: frozen, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the name when the block ends well, else it goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two processes that change one file do so in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step."""
+    with replaced(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_model(path: Path, model: BaseModel) -> None:
+    """Write a model as indented JSON, one newline at the end."""
+    write_bytes(path, (model.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_model(path: Path, model: type[Model]) -> Model:
+    """Read JSON into a model.
+
+    Raises:
+        InvalidInput: No such file, not JSON, or a field that is not what it should be.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidInput(f"{path}: no such file") from None
+    except (UnicodeDecodeError, IsADirectoryError, NotADirectoryError) as error:
+        raise InvalidInput(f"{path}: not a JSON file ({error})") from None
+    try:
+        return parse_model(json.loads(text), model, str(path))
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{path}: not JSON: {error}") from None
+
+
+def parse_model(value: Any, model: type[Model], place: str) -> Model:
+    """Check a decoded value against a model; errors start with `place` and name the field."""
+    try:
+        # JSON has lists where the models have tuples, and the strict JSON mode knows that.
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        found = repr(first["input"])
+        found = found if len(found) <= 80 else found[:77] + "..."
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{place}: {field + ': ' if field else ''}{message} (found {found})") from None
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_npy(path: Path, array: NDArray[Any]) -> str:
+    """Write an array in one step and return the sha256 of the file."""
+    with replaced(path) as temporary:
+        with temporary.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        return sha256_of(temporary)
+
+
+def read_npy(path: Path, *, memory_map: bool = False) -> NDArray[Any]:
+    """Read an array; never runs pickled code.
+
+    Raises:
+        InvalidInput: No such file, truncated, or no plain `.npy`.
+    """
+    try:
+        array = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise InvalidInput(f"{path}: no such file") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise InvalidInput(f"{path}: not a whole .npy file: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise InvalidInput(f"{path}: holds several arrays; one .npy array is needed")
+    return array

@@ -1,0 +1,1 @@
+"""From networks to pools, and from a cascade to a bundle of ONNX files."""

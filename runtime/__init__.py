@@ -1,0 +1,1 @@
+"""Running a bundle, and measuring it."""

@@ -1,0 +1,1 @@
+"""The search for cascades: from a pool to a front."""
