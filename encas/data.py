@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class LabelledImages:
     def batches(self, size: int) -> Iterator[Sequence[Image]]:
         """Yield the images in order, at most `size` at a time."""
         for start in range(0, len(self), size):
-            yield self.images[start : start + size]
+            yield cast("Sequence[Image]", self.images[start : start + size])
 
     def rows(self, text: str) -> "LabelledImages":
         """Take a slice, written as in Python: `:5000`, `5000:`, `::2`.
