@@ -1,0 +1,104 @@
+"""The tree is what pyproject.toml and the docs say it is."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"encas": "encas", "search": "encas.search", "export": "encas.export", "runtime": "encas.runtime"}
+FOLDERS["serve"] = "encas.serve"
+# What each package may import of the others, besides itself.
+ALLOWED = {
+    "encas": set(),
+    "encas.search": {"encas"},
+    "encas.runtime": {"encas"},
+    "encas.export": {"encas", "encas.runtime"},
+    "encas.serve": {"encas", "encas.runtime"},
+}
+# The two places where the arrows meet: the command line, and the demo that walks the whole path.
+MEETING = {"encas/cli", "encas/demo.py"}
+
+
+def package_of(module: str) -> str:
+    parts = module.split(".")
+    return ".".join(parts[:2]) if ".".join(parts[:2]) in ALLOWED else parts[0]
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def sources() -> list[tuple[str, Path]]:
+    return [(package, file) for folder, package in FOLDERS.items() for file in (ROOT / folder).rglob("*.py")]
+
+
+def test_the_packages_of_the_wheel_are_those_of_the_tree() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = set()
+    for package, file in sources():
+        inside = file.parent.relative_to(ROOT / package.split(".")[-1]).parts
+        found.add(".".join([package, *inside]))
+    assert set(listed) == found
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for package, file in sources():
+        place = str(file.relative_to(ROOT))
+        if any(place.startswith(meeting) for meeting in MEETING):
+            continue
+        for module in imports(file):
+            target = package_of(module)
+            if target in ALLOWED and target != package and target not in ALLOWED[package]:
+                wrong.append(f"{place} imports {module}")
+    assert wrong == []
+
+
+def test_the_nouns_need_numpy_pydantic_and_yaml_only() -> None:
+    allowed = set(sys.stdlib_module_names) | {"encas", "numpy", "pydantic", "yaml"}
+    wrong = [
+        f"{file.name} imports {module}"
+        for file in (ROOT / "encas").glob("*.py")
+        if file.name != "demo.py"
+        for module in imports(file)
+        if module.split(".")[0] not in allowed
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", ["encas.runtime", "encas.serve"])
+def test_serving_needs_no_training_libraries(package: str) -> None:
+    heavy = {"torch", "torchvision", "timm", "pymoo", "numba", "scipy"}
+    wrong = [
+        f"{file} imports {module}"
+        for found, file in sources()
+        if found == package
+        for module in imports(file)
+        if module.split(".")[0] in heavy
+    ]
+    assert wrong == []
+
+
+def test_the_command_line_starts_without_numpy_and_pydantic() -> None:
+    code = "import sys, encas.cli; print([m for m in ('numpy', 'pydantic', 'torch') if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
+
+
+def test_importing_a_subpackage_is_light() -> None:
+    code = (
+        "import sys, encas.search, encas.export, encas.runtime, encas.serve;"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'numba', 'fastapi') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
