@@ -1,0 +1,18 @@
+import pytest
+
+from encas.cli.output import print_table, progress
+
+
+def test_a_table_fits_80_columns_and_cuts_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("name", "MMACs", "accuracy"), [("a" * 120, "12.5", "87.19 %"), ("b", "125.5", "93.39 %")])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert max(len(line) for line in lines) <= 80
+    assert lines[2].startswith("aaa") and "…" in lines[2] and lines[2].endswith("87.19 %")
+
+
+def test_progress_without_a_terminal_prints_the_last_line_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("recording", 3) as advance:
+        for _ in range(3):
+            advance(1, "resnet20")
+    assert capsys.readouterr().err == "recording: 3/3 resnet20\n"
