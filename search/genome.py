@@ -1,0 +1,119 @@
+"""A genome: which members run in which order, and how sure the answer must be to stop between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from encas.cascade import Cascade, Stage
+
+N_THRESHOLDS = 51
+THRESHOLDS = np.arange(N_THRESHOLDS) / 50  # value of a threshold gene: 0.00, 0.02 .. 1.00
+NEVER = N_THRESHOLDS - 1  # the threshold 1.00, which no probability exceeds
+
+
+@dataclass(frozen=True)
+class Space:
+    """All genomes of cascades (or ensembles) of at most `max_stages` out of `n_members` members.
+
+    A genome is `max_stages` model genes, 0 for none and i + 1 for member i, then `max_stages - 1` threshold
+    genes. The threshold in front of the model at position j >= 1 is gene j - 1. An ensemble has no threshold
+    genes: all its members run always.
+
+    Source: Chebykin et al., GECCO 2022, arXiv:2203.04011.
+    """
+
+    n_members: int
+    max_stages: int
+    ensemble: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an empty space."""
+        if self.n_members < 1 or self.max_stages < 1:
+            raise ValueError(
+                f"at least one member and one stage are needed, got {self.n_members} and {self.max_stages}"
+            )
+
+    @property
+    def n_genes(self) -> int:
+        """Length of a genome."""
+        return self.max_stages if self.ensemble else 2 * self.max_stages - 1
+
+    @property
+    def n_values(self) -> NDArray[np.intp]:
+        """(g,) sizes of the genes' alphabets."""
+        models = [self.n_members + 1] * self.max_stages
+        return np.array(models + [N_THRESHOLDS] * (self.n_genes - self.max_stages), np.intp)
+
+    def check(self, genomes: NDArray[Any]) -> NDArray[np.intp]:
+        """Return (p, g) genomes as one block of indices.
+
+        Raises:
+            ValueError: Wrong length, or a gene outside its alphabet.
+        """
+        genomes = np.ascontiguousarray(genomes, np.intp)
+        if genomes.ndim != 2 or genomes.shape[1] != self.n_genes:
+            raise ValueError(f"genomes must have shape (p, {self.n_genes}), got {genomes.shape}")
+        if len(genomes) and (genomes.min() < 0 or (genomes.max(axis=0) >= self.n_values).any()):
+            raise ValueError(f"a gene is outside its alphabet; the sizes are {self.n_values.tolist()}")
+        return genomes
+
+    def canonical(self, genomes: NDArray[Any]) -> NDArray[np.intp]:
+        """(p, g) genomes of which two are equal if they are the same cascade.
+
+        Members move to the front, each with the threshold that guards it; what nobody reaches, because it
+        lies behind the threshold 0.00, goes; unused genes become 0. Members of an ensemble are sorted.
+        """
+        genomes = self.check(genomes)
+        out = np.zeros_like(genomes)
+        if self.ensemble:
+            models = np.sort(np.where(genomes == 0, self.n_members + 1, genomes), axis=1)
+            return np.where(models > self.n_members, 0, models)
+        _compact(genomes, self.max_stages, out)
+        return out
+
+    def stages(self, genomes: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Decode (p, g) genomes.
+
+        Returns:
+            (p, k) members in the order in which they run, -1 behind the last, and (p, k - 1) threshold genes:
+            gene j stands between stages j and j + 1.
+        """
+        canonical = self.canonical(genomes)
+        members, thresholds = canonical[:, : self.max_stages] - 1, canonical[:, self.max_stages :]
+        if self.ensemble:
+            thresholds = np.where(members[:, 1:] >= 0, NEVER, 0)
+        return members, thresholds
+
+    def cascade(self, genome: NDArray[Any], member_names: Sequence[str]) -> Cascade:
+        """Write one genome as a cascade.
+
+        Raises:
+            ValueError: The genome has no member.
+        """
+        members, thresholds = (row[0] for row in self.stages(np.asarray(genome)[None]))
+        names = [member_names[member] for member in members if member >= 0]
+        if not names:
+            raise ValueError("a genome without members is no cascade")
+        guards = [float(THRESHOLDS[gene]) for gene in thresholds[: len(names) - 1]]
+        stages = [Stage(member=name, threshold=t) for name, t in zip(names, [*guards, None], strict=True)]
+        return Cascade(stages=tuple(stages))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _compact(genomes: NDArray[np.intp], max_stages: int, out: NDArray[np.intp]) -> None:
+    for row in range(genomes.shape[0]):
+        n = 0
+        for position in range(max_stages):
+            if genomes[row, position] == 0:
+                continue
+            if n > 0:
+                guard = genomes[row, max_stages + position - 1]
+                if guard == 0:
+                    break
+                out[row, max_stages + n - 1] = guard
+            out[row, n] = genomes[row, position]
+            n += 1
