@@ -1,1 +1,40 @@
 """Running a bundle, and measuring it."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from encas.errors import require
+
+if TYPE_CHECKING:
+    from encas.runtime.executor import CascadeExecutor, Trace
+    from encas.runtime.images import decode
+    from encas.runtime.preprocess import prepare, prepare_batch
+    from encas.runtime.session import Session, open_session
+
+_HOMES = {
+    "CascadeExecutor": "encas.runtime.executor",
+    "Session": "encas.runtime.session",
+    "Trace": "encas.runtime.executor",
+    "decode": "encas.runtime.images",
+    "open_session": "encas.runtime.session",
+    "prepare": "encas.runtime.preprocess",
+    "prepare_batch": "encas.runtime.preprocess",
+}
+
+__all__ = [
+    "CascadeExecutor",
+    "Session",
+    "Trace",
+    "decode",
+    "open_session",
+    "prepare",
+    "prepare_batch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and name the remedy where Pillow is missing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'encas.runtime' has no attribute '{name}'")
+    require("PIL", "cpu")
+    return getattr(importlib.import_module(_HOMES[name]), name)

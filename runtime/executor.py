@@ -1,0 +1,217 @@
+"""Running a bundle: every stage sees only the samples that no stage before it was sure of."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as pillow
+
+from encas.bundle import Bundle
+from encas.cascade import Answers, Rows, run_cascade
+from encas.errors import InvalidInput
+from encas.preprocess import Preprocess
+from encas.runtime.images import AnyImage, decode
+from encas.runtime.preprocess import Tensor, keeps_size, normalise, prepare_batch
+from encas.runtime.session import Session, choose_provider, open_session
+
+# n images; or all of them in one uint8 array, (n, h, w) or (n, h, w, 3); or a ready float32 tensor.
+Images = Sequence[AnyImage] | NDArray[np.uint8] | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one call of the executor really did."""
+
+    rows: tuple[int, ...]  # (k,) samples that each stage's member was run on
+    run_s: tuple[float, ...]  # (k,) time inside ONNX Runtime
+    n_resized: int  # tensors made from images; each distinct preprocessing of an image counts
+    macs: int  # of all rows that ran
+
+
+class CascadeExecutor:
+    """A bundle, opened to be run; a context manager, or call `close`.
+
+    `run` may be called from several threads: a call keeps what it works on to itself.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | Path | str,
+        provider: str | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Open a session for each distinct member.
+
+        Args:
+            bundle: An open bundle, or its folder, which is then verified.
+            provider: "cpu" or "cuda"; None takes the first of cuda and cpu that works.
+            clock: Times the sessions for `run_traced`.
+
+        Raises:
+            InvalidInput: The bundle is broken, or the provider does not work here.
+        """
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.provider = choose_provider(provider)
+        self._clock = clock
+        self._members = self.bundle.stage_members
+        self._macs = [member.macs for member in self._members]
+        self._sessions = {name: self._open(name) for name in dict.fromkeys(self.bundle.cascade.member_names)}
+
+    def __enter__(self) -> "CascadeExecutor":
+        """Be closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the sessions; the executor cannot run any more."""
+        self._sessions = {}
+
+    @property
+    def sessions(self) -> dict[str, Session]:
+        """Open sessions by the names of the members."""
+        return dict(self._sessions)
+
+    def run(self, images: Images) -> Answers:
+        """Answer a batch; see `Images` for what it may be.
+
+        Raises:
+            InvalidInput: An image that cannot be read, or a tensor that does not fit; nothing is answered.
+        """
+        return self.run_traced(images)[0]
+
+    def run_traced(self, images: Images) -> tuple[Answers, Trace]:
+        """Answer a batch, and say what was really run for it."""
+        if not self._sessions:
+            raise ValueError("the executor is closed")
+        inputs = self._inputs(images)
+        rows, run_s = [0] * len(self._members), [0.0] * len(self._members)
+
+        def member_probs(stage: int, active: Rows) -> NDArray[np.float32]:
+            if len(active) == 0:
+                return np.empty((0, len(self.bundle.labels)), np.float32)
+            tensor = inputs.tensor(self._members[stage].preprocess, active)
+            session = self._sessions[self._members[stage].name]
+            start_s = self._clock()
+            probs = session.run(tensor)
+            run_s[stage] = self._clock() - start_s
+            rows[stage] = len(active)
+            self._check(probs, stage, active)
+            return probs
+
+        answers = run_cascade(self.bundle.cascade, member_probs, inputs.n, self._macs)
+        macs = sum(n * cost for n, cost in zip(rows, self._macs, strict=True))
+        return answers, Trace(tuple(rows), tuple(run_s), inputs.n_resized, macs)
+
+    def _open(self, name: str) -> Session:
+        member = self.bundle.member(name)
+        path = self.bundle.path / member.file
+        session = open_session(path, self.provider, member.output)
+        found = tuple(session.sample_shape)
+        if any(
+            side not in (None, wanted) for side, wanted in zip(found, member.preprocess.shape, strict=True)
+        ):
+            raise InvalidInput(
+                f"{path}: takes samples of {found}, bundle.json says {member.preprocess.shape}"
+            )
+        if session.batch is not None:
+            raise InvalidInput(f"{path}: takes exactly {session.batch} samples; a free batch axis is needed")
+        if session.n_outputs not in (None, len(self.bundle.labels)):
+            raise InvalidInput(
+                f"{path}: answers {session.n_outputs} classes, labels.json names {len(self.bundle.labels)}"
+            )
+        return session
+
+    def _inputs(self, images: Images) -> "_Inputs":
+        if isinstance(images, (str, bytes, Path)):
+            raise InvalidInput("images: one image was given; put it into a list")
+        if not isinstance(images, np.ndarray):
+            decoded = [decode(image, f"image {row}") for row, image in enumerate(images)]
+            return _Inputs(len(decoded), decoded)
+        if images.dtype == np.uint8:
+            pixels = _checked_pixels(images)
+            return _Inputs(len(pixels), pixels)
+        return self._ready(images)
+
+    def _ready(self, tensor: NDArray[Any]) -> "_Inputs":
+        """Take a tensor that the caller has prepared, which can only suit members that agree."""
+        specs = {member.preprocess for member in self._members}
+        if len(specs) != 1:
+            raise InvalidInput(
+                f"images: the {len(self._members)} stages prepare images in {len(specs)} different ways; "
+                "give images (bytes, paths or uint8 pixels), not one prepared tensor"
+            )
+        spec = specs.pop()
+        if tensor.dtype != np.float32 or tensor.ndim != 4 or tensor.shape[1:] != spec.shape:
+            raise InvalidInput(
+                f"images: a prepared tensor must be float32 of shape (n, {', '.join(map(str, spec.shape))}), "
+                f"is {tensor.dtype} of {tensor.shape}"
+            )
+        return _Inputs(len(tensor), (), {spec: (np.arange(len(tensor)), tensor)})
+
+    def _check(self, probs: NDArray[np.float32], stage: int, active: Rows) -> None:
+        name = self._members[stage].name
+        expected = (len(active), len(self.bundle.labels))
+        if probs.shape != expected:
+            raise InvalidInput(f"{self.bundle.path}: '{name}' answered {probs.shape}, not {expected}")
+        sums = probs.sum(axis=1)
+        if not np.isfinite(sums).all():
+            row = active[~np.isfinite(sums)][0]
+            raise InvalidInput(
+                f"{self.bundle.path}: '{name}' answered NaN or infinity for image {row}; "
+                "probabilities are needed (does the image hold NaN?)"
+            )
+
+
+class _Inputs:
+    """The images of one call, prepared when a stage first asks, and only for the rows that it asks for."""
+
+    def __init__(
+        self,
+        n: int,
+        images: Sequence[pillow.Image] | NDArray[np.uint8],
+        ready: dict[Preprocess, tuple[Rows, Tensor]] | None = None,
+    ) -> None:
+        self.n = n
+        self.n_resized = 0
+        self._images = images
+        self._ready = dict(ready or {})  # preprocessing -> the rows that were prepared, and their tensor
+
+    def tensor(self, spec: Preprocess, rows: Rows) -> Tensor:
+        """Return the samples of some rows; a later call asks for the same rows or for fewer."""
+        if spec in self._ready:
+            have, tensor = self._ready[spec]
+            if len(have) != len(rows):
+                tensor = tensor[np.searchsorted(have, rows)]
+        else:
+            tensor = self._prepare(spec, rows)
+            self.n_resized += len(rows)
+        self._ready[spec] = (rows, tensor)
+        return tensor
+
+    def _prepare(self, spec: Preprocess, rows: Rows) -> Tensor:
+        images = self._images
+        if isinstance(images, np.ndarray):
+            pixels = images.reshape(*images.shape[:3], -1)
+            if keeps_size(pixels.shape[1:3], spec) and pixels.shape[3] == spec.channels:
+                return normalise(pixels[rows], spec)
+        return prepare_batch([decode(images[row], f"image {row}") for row in rows], spec)
+
+
+def _checked_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    gray, colour = pixels.ndim == 3 and pixels.shape[2] != 3, pixels.ndim == 4 and pixels.shape[3] == 3
+    if not (gray or colour):
+        raise InvalidInput(
+            "images: pixels must be uint8 of shape (n, height, width) or (n, height, width, 3), are of "
+            f"{pixels.shape}" + ("; put a single image into a list" if pixels.ndim in (2, 3) else "")
+        )
+    return pixels

@@ -1,0 +1,128 @@
+"""From an image in any of the forms that users have to decoded pixels."""
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as pillow
+from PIL import UnidentifiedImageError
+
+from encas.errors import InvalidInput
+
+# An encoded image, a file that holds one, pixels (h, w) or (h, w, 3), or an image of Pillow.
+AnyImage = bytes | Path | NDArray[np.uint8] | pillow.Image
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an image may ask for before anything of it is decoded."""
+
+    encoded_bytes: int = 64 * 2**20
+    pixels: int = 64_000_000  # 192 MB once decoded
+    aspect: int = (
+        100  # longer side to shorter: fitting the shorter one to a network makes the longer one huge
+    )
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMITS) -> pillow.Image:
+    """Decode an image as timm's and torchvision's image folders do.
+
+    Encoded images become RGB by Pillow's `convert`: alpha is dropped, palettes and CMYK are resolved, and
+    the orientation noted in EXIF is *not* applied, since the networks were trained and evaluated without it.
+    Of a file with several frames the first one counts.
+
+    Args:
+        image: Anything of `AnyImage`; an array (h, w) stays grayscale.
+        place: What an error calls an image that has no path.
+        limits: Checked before decoding.
+
+    Raises:
+        InvalidInput: No such file, no image, a truncated or too large one.
+    """
+    if isinstance(image, pillow.Image):
+        _check_pixels(image.size, place, limits)
+        return image if image.mode in ("RGB", "L") else _loaded(image, place)
+    if isinstance(image, np.ndarray):
+        return _from_array(image, place, limits)
+    if isinstance(image, bytes):
+        if len(image) > limits.encoded_bytes:
+            raise InvalidInput(
+                f"{place}: {len(image)} bytes, at most {limits.encoded_bytes} are taken; use a smaller one"
+            )
+        return _decode(image, place, limits)
+    if isinstance(image, Path):
+        return _decode(_read(image, limits), str(image), limits)
+    raise InvalidInput(
+        f"{place}: must be bytes, a Path, uint8 pixels (h, w) or (h, w, 3), or an image of Pillow, "
+        f"is {type(image).__name__}"
+    )
+
+
+def _read(path: Path, limits: Limits) -> bytes:
+    try:
+        with path.open("rb") as file:
+            n_bytes = os.fstat(file.fileno()).st_size
+            if n_bytes > limits.encoded_bytes:
+                raise InvalidInput(
+                    f"{path}: {n_bytes} bytes, at most {limits.encoded_bytes} are taken; use a smaller one"
+                )
+            return file.read()
+    except FileNotFoundError:
+        raise InvalidInput(f"{path}: no such file") from None
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
+    try:
+        image = pillow.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        what = "is empty" if not content else "is no image that Pillow can read"
+        raise InvalidInput(f"{place}: {what}; JPEG, PNG or WebP would be right") from None
+    except Exception as error:  # a decoder that is fed garbage raises whatever it likes
+        raise InvalidInput(f"{place}: is no whole image: {_first_line(error)}") from None
+    _check_pixels(image.size, place, limits)
+    return _loaded(image, place)
+
+
+def _loaded(image: pillow.Image, place: str) -> pillow.Image:
+    try:
+        return image.convert("RGB")
+    except Exception as error:  # as above
+        raise InvalidInput(f"{place}: is no whole image: {_first_line(error)}") from None
+
+
+def _check_pixels(size: tuple[int, int], place: str, limits: Limits) -> None:
+    width, height = size
+    if width * height > limits.pixels:
+        raise InvalidInput(
+            f"{place}: {width} x {height} pixels, at most {limits.pixels} are decoded; make the image smaller"
+        )
+    if width * height == 0:
+        raise InvalidInput(f"{place}: {width} x {height} pixels; there is nothing to see")
+    if max(size) > limits.aspect * min(size):
+        raise InvalidInput(
+            f"{place}: {width} x {height} pixels, one side may be at most {limits.aspect} times the other; "
+            "cut a part out"
+        )
+
+
+def _from_array(pixels: NDArray[np.uint8], place: str, limits: Limits) -> pillow.Image:
+    gray, colour = pixels.ndim == 2, pixels.ndim == 3 and pixels.shape[2] == 3
+    if pixels.dtype != np.uint8 or not (gray or colour):
+        raise InvalidInput(
+            f"{place}: pixels must be uint8 of shape (height, width) or (height, width, 3), "
+            f"are {pixels.dtype} of {pixels.shape}"
+        )
+    _check_pixels((pixels.shape[1], pixels.shape[0]), place, limits)
+    return pillow.fromarray(np.ascontiguousarray(pixels))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

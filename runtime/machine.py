@@ -1,0 +1,70 @@
+"""What this machine is: its processor, the cores that this process may use, and its CUDA devices."""
+
+import ctypes
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+
+_CPUS = Path("/sys/devices/system/cpu")
+
+
+def cpu_name() -> str:
+    """Model of the processor, as `AMD EPYC 7B13`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return " ".join(value.split())
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Count the physical cores that this process may use, a container's quota taken into account.
+
+    Two hardware threads of one core count once: they share the units that a convolution keeps busy.
+    """
+    cores = len({_siblings(cpu) for cpu in _allowed_cpus()})
+    quota = _quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def cuda_devices() -> tuple[str, ...]:
+    """Names of the CUDA devices that the driver shows this process; none without a driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return ()
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return ()
+    names = []
+    for ordinal in range(count.value):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        if not driver.cuDeviceGet(ctypes.byref(device), ordinal):
+            driver.cuDeviceGetName(name, len(name), device)
+            names.append(name.value.decode(errors="replace"))
+    return tuple(names)
+
+
+def _allowed_cpus() -> list[int]:
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _siblings(cpu: int) -> str:
+    """Name the core that a hardware thread belongs to."""
+    path = _CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+    return path.read_text().strip() if path.exists() else str(cpu)
+
+
+def _quota() -> float | None:
+    """Return the processors that a cgroup grants, None for all."""
+    path = Path("/sys/fs/cgroup/cpu.max")
+    if not path.exists():
+        return None
+    quota, period = path.read_text().split()
+    return None if quota == "max" else int(quota) / int(period)

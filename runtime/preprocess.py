@@ -1,0 +1,107 @@
+"""From decoded pixels to a network's tensor, with the same bytes as timm's evaluation transform."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as pillow
+
+from encas.preprocess import Preprocess
+
+Tensor = NDArray[np.float32]  # (n, channels, height, width)
+_FILTERS = {
+    "nearest": pillow.Resampling.NEAREST,
+    "bilinear": pillow.Resampling.BILINEAR,
+    "bicubic": pillow.Resampling.BICUBIC,
+    "lanczos": pillow.Resampling.LANCZOS,
+    "box": pillow.Resampling.BOX,
+    "hamming": pillow.Resampling.HAMMING,
+}
+
+
+def prepare(image: pillow.Image, spec: Preprocess) -> NDArray[np.float32]:
+    """Turn an image into a (channels, height, width) tensor."""
+    tensor: NDArray[np.float32] = prepare_batch([image], spec)[0]
+    return tensor
+
+
+def prepare_batch(images: Sequence[pillow.Image], spec: Preprocess) -> Tensor:
+    """Turn n images, of any sizes, into a (n, channels, height, width) tensor."""
+    height, width = spec.size
+    pixels = np.empty((len(images), height, width, spec.channels), np.uint8)
+    for row, image in enumerate(images):
+        pixels[row] = _cut(image, spec)
+    return normalise(pixels, spec)
+
+
+def normalise(pixels: NDArray[np.uint8], spec: Preprocess) -> Tensor:
+    """Turn (n, height, width, channels) pixels of the right size into a tensor.
+
+    Every step rounds to float32, in torchvision's order: divide by the divisor, subtract the mean, divide by
+    the standard deviation. Folding them into one multiplication would change the last bits.
+    """
+    n, height, width, channels = pixels.shape
+    tensor = np.empty((n, channels, height, width), np.float32)
+    np.divide(pixels.transpose(0, 3, 1, 2), np.float32(spec.divisor), out=tensor, dtype=np.float32)
+    tensor -= np.array(spec.mean, np.float32).reshape(-1, 1, 1)
+    tensor /= np.array(spec.std, np.float32).reshape(-1, 1, 1)
+    return tensor
+
+
+def keeps_size(size: tuple[int, int], spec: Preprocess) -> bool:
+    """Whether an image of this (height, width) passes through with its pixels unchanged."""
+    if size != spec.size:
+        return False
+    return resized(size, spec) == size
+
+
+def resized(size: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
+    """(height, width) to which an image of a (height, width) is resized, before the crop.
+
+    center: the shorter side fills its side of the target; squash: both sides do, whatever the shape;
+    border: the longer side does, and the rest is filled.
+    """
+    height, width = size
+    target_height, target_width = (math.floor(side / spec.crop_pct) for side in spec.size)
+    if spec.crop_mode == "squash":
+        return target_height, target_width
+    if spec.crop_mode == "center" and target_height == target_width:
+        # A square target rounds the longer side down; the other cases round to the nearest.
+        short, long = min(size), int(target_height * max(size) / min(size))
+        return (target_height, long) if height == short else (long, target_height)
+    ratios = height / target_height, width / target_width
+    ratio = max(ratios) if spec.crop_mode == "border" else min(ratios)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _cut(image: pillow.Image, spec: Preprocess) -> NDArray[np.uint8]:
+    """Resize and crop to (height, width, channels)."""
+    mode = "RGB" if spec.channels == 3 else "L"
+    if image.mode != mode:
+        image = image.convert(mode)
+    height, width = resized((image.height, image.width), spec)
+    if (image.height, image.width) != (height, width):
+        image = image.resize((width, height), _FILTERS[spec.interpolation])
+    if (height, width) != spec.size:
+        image = _centre(image, spec)
+    return np.asarray(image, np.uint8).reshape(*spec.size, spec.channels)
+
+
+def _centre(image: pillow.Image, spec: Preprocess) -> pillow.Image:
+    """Take the middle; where the image is smaller than the target, fill around it."""
+    height, width = spec.size
+    if image.width < width or image.height < height:
+        canvas = pillow.new(image.mode, (max(width, image.width), max(height, image.height)), _fill(spec))
+        canvas.paste(image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2))
+        image = canvas
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _fill(spec: Preprocess) -> int | tuple[int, ...]:
+    """Black, or for border the mean colour, which normalisation turns into zero."""
+    if spec.crop_mode != "border":
+        return 0
+    fill = tuple(min(255, max(0, round(spec.divisor * mean))) for mean in spec.mean)
+    return fill if len(fill) > 1 else fill[0]

@@ -1,0 +1,184 @@
+"""ONNX Runtime sessions: on the provider that was asked for and no other, sharing one pool of threads."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encas.errors import EncasError, InvalidInput, require
+from encas.runtime.machine import usable_cores
+
+PROVIDERS = ("cuda", "cpu")  # in the order in which they are tried when none is asked for
+_ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+# A convolution of one 2 x 2 pixel: enough to see whether a provider's libraries load and compute.
+_PROBE = bytes.fromhex(
+    "08081205656e6361733a6f0a0f0a01780a01771201792204436f6e761201672a1f080108010802080210014201774a10"
+    "0000803f0000000000000000000000405a1b0a017812160a14080112100a0208010a0208010a0208020a020802621b0a"
+    "017912160a14080112100a0208010a0208010a0208010a02080142040a00100d"
+)
+
+
+class Session:
+    """One network on one provider. Calls of `run` from several threads are fine."""
+
+    def __init__(self, session: Any, provider: str, place: str, output: str | None = None) -> None:
+        """Wrap an open session of ONNX Runtime; use `open_session`."""
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
+            found = ", ".join(f"{node.name}: {node.type} {node.shape}" for node in inputs)
+            raise InvalidInput(
+                f"{place}: one input float32 (n, channels, height, width) is needed, found {found or 'none'}"
+            )
+        names = [node.name for node in outputs]
+        if output is not None and output not in names:
+            raise InvalidInput(f"{place}: has no output '{output}'; it has: {', '.join(names)}")
+        chosen = outputs[names.index(output) if output is not None else 0]
+        self.provider = provider
+        self.input: str = inputs[0].name
+        self.output: str = chosen.name
+        self.batch = _fixed(inputs[0].shape)[0]  # None if any number of samples is taken
+        self.sample_shape = _fixed(inputs[0].shape)[1:]  # channels, height, width; None where free
+        self.n_outputs = _fixed(chosen.shape)[-1] if len(chosen.shape) == 2 else None
+        self._session = session
+
+    def run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network on (n, channels, height, width) samples and return its output as it is.
+
+        That is (n, c) probabilities for the members of a bundle; other graphs may give logits.
+        """
+        output: NDArray[np.float32] = self._session.run([self.output], {self.input: tensor})[0]
+        return output
+
+
+def open_session(model: Path | bytes, provider: str | None = None, output: str | None = None) -> Session:
+    """Open an ONNX graph with one image input.
+
+    Args:
+        model: A file, or its content.
+        provider: "cpu" or "cuda"; None takes the first of cuda and cpu that works.
+        output: Name of the output to compute; the first one by default.
+
+    Raises:
+        MissingPackage: ONNX Runtime is not installed.
+        InvalidInput: No such file, no ONNX graph, or the provider does not work here.
+    """
+    provider = choose_provider(provider)
+    place = str(model) if isinstance(model, Path) else "ONNX graph"
+    if isinstance(model, Path) and not model.is_file():
+        raise InvalidInput(f"{place}: no such file")
+    try:
+        return Session(_create(model, provider), provider, place, output)
+    except EncasError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        raise InvalidInput(f"{place}: ONNX Runtime cannot run it on {provider}: {_reason(error)}") from None
+
+
+def choose_provider(wanted: str | None = None) -> str:
+    """Return the provider to use: the one asked for, or else the first that works.
+
+    Raises:
+        InvalidInput: There is no such provider, or it does not work here; the line says what does.
+    """
+    if wanted is not None and wanted not in PROVIDERS:
+        raise InvalidInput(f"provider '{wanted}': must be cpu or cuda")
+    for provider in PROVIDERS if wanted is None else (wanted,):
+        failure = provider_failure(provider)
+        if failure is None:
+            return provider
+        if wanted is not None or provider == PROVIDERS[-1]:
+            raise InvalidInput(f"provider '{provider}' does not work here: {failure}")
+    raise AssertionError("the last provider either works or raises")
+
+
+@cache
+def provider_failure(provider: str) -> str | None:
+    """Say why a provider does not work, None if it does: a tiny network is really run on it, once.
+
+    Raises:
+        MissingPackage: ONNX Runtime is not installed.
+    """
+    runtime = _runtime()
+    if _ORT_NAMES[provider] not in runtime.get_available_providers():
+        return (
+            f"the installed onnxruntime {runtime.__version__} has no {_ORT_NAMES[provider]}; "
+            "for a CUDA device: pip uninstall -y onnxruntime, then pip install 'encas[gpu]'"
+        )
+    try:
+        output = _create(_PROBE, provider).run(None, {"x": np.ones((1, 1, 2, 2), np.float32)})[0]
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        return _reason(error)
+    return None if output.item() == 3.0 else f"1 + 2 is {output.item():g} on it"
+
+
+def clash() -> str | None:
+    """Say so if both builds of ONNX Runtime are installed: each overwrites files of the other."""
+    installed = [name for name in _PACKAGES if _is_installed(name)]
+    if len(installed) < 2:
+        return None
+    return (
+        "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: pip uninstall -y "
+        "onnxruntime onnxruntime-gpu, then pip install 'encas[gpu]' or 'encas[cpu]'"
+    )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@cache
+def _runtime() -> ModuleType:
+    """Import ONNX Runtime, and make the one pool of threads that all our sessions share."""
+    found = clash()
+    if found:
+        raise EncasError(found)
+    runtime = require("onnxruntime", "cpu")
+    # A pool of its own for every session would have them all spin beside each other. Where somebody else
+    # in this process has made the shared pool already, theirs serves.
+    with suppress(runtime.capi.onnxruntime_pybind11_state.Fail):
+        runtime.set_global_thread_pool_sizes(usable_cores(), 1)
+    if "CUDAExecutionProvider" in runtime.get_available_providers():
+        runtime.preload_dlls()  # finds the CUDA libraries that pip installed
+    return runtime
+
+
+def _create(model: Path | bytes, provider: str) -> Any:
+    """Make ONNX Runtime's session, which holds every node on the provider or is an error."""
+    runtime = _runtime()
+    options = runtime.SessionOptions()
+    options.use_per_session_threads = False
+    options.log_severity_level = 4  # errors are raised, and printing them too would be a second line
+    settings: dict[str, str] = {}
+    if provider == "cuda":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # The search for the fastest convolution takes half a second for every new number of survivors, and
+        # TF32 keeps 10 bits of the mantissa, which moves samples across thresholds.
+        settings = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+    return runtime.InferenceSession(
+        str(model) if isinstance(model, Path) else model,
+        options,
+        providers=[(_ORT_NAMES[provider], settings)],
+        enable_fallback=0,  # or it would try again on the CPU
+    )
+
+
+def _fixed(shape: Sequence[Any]) -> list[int | None]:
+    """Axes of a known size; a free one has a name, or nothing."""
+    return [side if isinstance(side, int) else None for side in shape]
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what ONNX Runtime says, without its error code."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line.rsplit(" : ", 1)[-1].strip()
