@@ -1,0 +1,81 @@
+"""What was measured on one machine: the time of networks, and of a whole cascade."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from encas.files import FileModel
+from encas.pool import Latency
+
+
+class Machine(FileModel):
+    """Where something was measured; measurements of different machines are never mixed."""
+
+    name: str  # the identity that a pool stores: the GPU, or the processor and its cores
+    cpu: str
+    cores: int = Field(ge=1)  # that the process may use
+    gpu: str | None = None
+    onnxruntime: str
+
+
+class Timing(FileModel):
+    """Time of one call on a whole batch, over several calls."""
+
+    median: float = Field(gt=0)
+    p95: float = Field(gt=0)
+    n: int = Field(ge=1)
+
+
+class BatchTiming(FileModel):
+    """How long one batch takes."""
+
+    batch: int = Field(ge=1)
+    latency_s: Timing
+
+    @property
+    def per_second(self) -> float:
+        """Samples per second at the median."""
+        return self.batch / self.latency_s.median
+
+
+class Measurements(FileModel):
+    """Times of networks on one provider in one precision."""
+
+    format: Literal["encas-measurements/1"] = "encas-measurements/1"
+    machine: Machine
+    provider: str
+    precision: str = "fp32"
+    members: Mapping[str, tuple[BatchTiming, ...]]
+
+    def latencies(self) -> dict[str, tuple[Latency, ...]]:
+        """Return what `Pool.with_latency` takes."""
+        return {
+            name: tuple(
+                Latency(
+                    machine=self.machine.name,
+                    provider=self.provider,
+                    precision=self.precision,
+                    batch=entry.batch,
+                    latency_s=entry.latency_s.median,
+                    p95_s=entry.latency_s.p95,
+                    n=entry.latency_s.n,
+                )
+                for entry in entries
+            )
+            for name, entries in self.members.items()
+        }
+
+
+class CascadeMeasurement(FileModel):
+    """What a bundle does with real images on one machine."""
+
+    format: Literal["encas-cascade-measurement/1"] = "encas-cascade-measurement/1"
+    bundle: str
+    n: int = Field(ge=1)  # images
+    macs: float = Field(ge=0)  # mean per image, of the rows that were really run
+    stage_rows: tuple[int, ...]  # images that each stage was run on
+    exit_fractions: tuple[float, ...]
+    accuracy: float | None = None  # where the labels are known
+    batches: tuple[BatchTiming, ...]  # from the images as they were given to the answers
+    members: tuple[Measurements, ...]  # one for each precision
