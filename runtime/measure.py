@@ -85,8 +85,7 @@ def measure_members(
     precision: str = "fp32",
     effort: Effort = DEFAULT_EFFORT,
     clock: Clock = time.perf_counter,
-    advance: Images = Sequence[AnyImage] | NDArray[np.uint8]
-Advance = _silent,
+    advance: Advance = _silent,
 ) -> Measurements:
     """Time networks at each batch size, all of them in turns.
 
@@ -123,8 +122,7 @@ def measure_bundle(
     labels: NDArray[np.int64] | None = None,
     effort: Effort = DEFAULT_EFFORT,
     clock: Clock = time.perf_counter,
-    advance: Images = Sequence[AnyImage] | NDArray[np.uint8]
-Advance = _silent,
+    advance: Advance = _silent,
 ) -> CascadeMeasurement:
     """Measure a bundle on real images: MACs counted from the rows that ran, exits, and time.
 
