@@ -21,22 +21,38 @@ from encas.runtime.session import Session
 
 DEFAULT_BATCHES = (1, 8, 32)
 _COUNTING_BATCH = 32
-Clock = Callable[[], float]
 Images = Sequence[AnyImage] | NDArray[np.uint8]
 Advance = Callable[[int, str], None]  # what was done since the last call, and a few words about it
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How often each call is repeated."""
+class Stopwatch:
+    """How often calls are repeated, and the clock that times them."""
 
     warm_up: int = 3
     min_repeats: int = 5
     max_repeats: int = 50
-    budget_s: float = 1.0  # for each call and batch size; no further round begins once it is spent
+    budget_s: float = 1.0  # for each call; no further round begins once it is spent
+    clock: Callable[[], float] = time.perf_counter
+
+    def time(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, Timing]:
+        """Time several calls in turns, so that a machine that slows down slows all of them alike."""
+        for call in calls.values():
+            for _ in range(self.warm_up):
+                call()
+        taken_s: dict[str, list[float]] = {name: [] for name in calls}
+        begun_s = self.clock()
+        for n_rounds in range(self.max_repeats):
+            if n_rounds >= self.min_repeats and self.clock() - begun_s > self.budget_s * len(calls):
+                break
+            for name, call in calls.items():
+                start_s = self.clock()
+                call()
+                taken_s[name].append(self.clock() - start_s)
+        return {name: _timing(times) for name, times in taken_s.items()}
 
 
-DEFAULT_EFFORT = Effort()
+DEFAULT_STOPWATCH = Stopwatch()
 
 
 def _silent(_done: int, _words: str) -> None:
@@ -56,35 +72,13 @@ def this_machine(provider: str) -> Machine:
     )
 
 
-def time_calls(
-    calls: Mapping[str, Callable[[], object]],
-    effort: Effort = DEFAULT_EFFORT,
-    clock: Clock = time.perf_counter,
-) -> dict[str, Timing]:
-    """Time several calls in turns, so that a machine that slows down slows all of them alike."""
-    for call in calls.values():
-        for _ in range(effort.warm_up):
-            call()
-    taken_s: dict[str, list[float]] = {name: [] for name in calls}
-    begun_s = clock()
-    for round_ in range(effort.max_repeats):
-        if round_ >= effort.min_repeats and clock() - begun_s > effort.budget_s * len(calls):
-            break
-        for name, call in calls.items():
-            start_s = clock()
-            call()
-            taken_s[name].append(clock() - start_s)
-    return {name: _timing(times) for name, times in taken_s.items()}
-
-
 def measure_members(
     sessions: Mapping[str, Session],
     samples: Mapping[str, Tensor],
     batches: Sequence[int] = DEFAULT_BATCHES,
     *,
     precision: str = "fp32",
-    effort: Effort = DEFAULT_EFFORT,
-    clock: Clock = time.perf_counter,
+    stopwatch: Stopwatch = DEFAULT_STOPWATCH,
     advance: Advance = _silent,
 ) -> Measurements:
     """Time networks at each batch size, all of them in turns.
@@ -94,8 +88,7 @@ def measure_members(
         samples: For each name a few prepared samples (n, channels, h, w), n >= 1, repeated to fill a batch.
         batches: Sizes.
         precision: Of the networks' weights.
-        effort: Warm-up and repeats.
-        clock: Seconds.
+        stopwatch: Repeats, and a clock.
         advance: Called once for each batch size, with the number of networks.
     """
     providers = {session.provider for session in sessions.values()}
@@ -105,7 +98,7 @@ def measure_members(
     timed: dict[str, list[BatchTiming]] = {name: [] for name in sessions}
     for batch in _checked_batches(batches):
         calls = {name: _call(session, samples[name], batch) for name, session in sessions.items()}
-        for name, timing in time_calls(calls, effort, clock).items():
+        for name, timing in stopwatch.time(calls).items():
             timed[name].append(BatchTiming(batch=batch, latency_s=timing))
         advance(len(sessions), f"batch {batch}")
     members = {name: tuple(entries) for name, entries in timed.items()}
@@ -120,8 +113,7 @@ def measure_bundle(
     batches: Sequence[int] = DEFAULT_BATCHES,
     *,
     labels: NDArray[np.int64] | None = None,
-    effort: Effort = DEFAULT_EFFORT,
-    clock: Clock = time.perf_counter,
+    stopwatch: Stopwatch = DEFAULT_STOPWATCH,
     advance: Advance = _silent,
 ) -> CascadeMeasurement:
     """Measure a bundle on real images: MACs counted from the rows that ran, exits, and time.
@@ -132,8 +124,7 @@ def measure_bundle(
             depends on the images, so each timed batch takes the next ones in turn.
         batches: Sizes.
         labels: (n,) true classes, for the accuracy.
-        effort: Warm-up and repeats.
-        clock: Seconds.
+        stopwatch: Repeats, and a clock.
         advance: Called with what was done of `measuring_steps`.
 
     Raises:
@@ -153,7 +144,7 @@ def measure_bundle(
         advance(len(part), "counting")
     timed = []
     for batch in sizes:
-        timed.append(_time_cascade(executor, images, batch, effort, clock))
+        timed.append(_time_cascade(executor, images, batch, stopwatch))
         advance(1, f"batch {batch}")
     return CascadeMeasurement(
         bundle=executor.bundle.name,
@@ -163,7 +154,7 @@ def measure_bundle(
         exit_fractions=exit_fractions(np.concatenate(exits), n_stages),
         accuracy=None if labels is None else right / len(images),
         batches=tuple(timed),
-        members=_members_of(executor, images, sizes, effort, clock, advance),
+        members=_members_of(executor, images, sizes, stopwatch, advance),
     )
 
 
@@ -178,11 +169,9 @@ def golden_images(bundle: Bundle) -> list[AnyImage]:
     return [read_npy(file) if file.suffix == ".npy" else file for file in files]
 
 
-def _time_cascade(
-    executor: CascadeExecutor, images: Images, batch: int, effort: Effort, clock: Clock
-) -> BatchTiming:
+def _time_cascade(executor: CascadeExecutor, images: Images, batch: int, stopwatch: Stopwatch) -> BatchTiming:
     turns = _turns(len(images), batch)
-    timing = time_calls({"cascade": lambda: executor.run(_take(images, next(turns)))}, effort, clock)
+    timing = stopwatch.time({"cascade": lambda: executor.run(_take(images, next(turns)))})
     return BatchTiming(batch=batch, latency_s=timing["cascade"])
 
 
@@ -190,8 +179,7 @@ def _members_of(
     executor: CascadeExecutor,
     images: Images,
     batches: Sequence[int],
-    effort: Effort,
-    clock: Clock,
+    stopwatch: Stopwatch,
     advance: Advance,
 ) -> tuple[Measurements, ...]:
     """Time the members of a bundle by themselves, those of one precision together."""
@@ -207,8 +195,7 @@ def _members_of(
                 {name: prepare_batch(decoded, members[name].preprocess) for name in names},
                 batches,
                 precision=precision,
-                effort=effort,
-                clock=clock,
+                stopwatch=stopwatch,
                 advance=advance,
             )
         )
