@@ -85,6 +85,8 @@ def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
     except UnidentifiedImageError:
         what = "is empty" if not content else "is no image that Pillow can read"
         raise InvalidInput(f"{place}: {what}; JPEG, PNG or WebP would be right") from None
+    except pillow.DecompressionBombError:  # far beyond any limit of ours
+        raise InvalidInput(f"{place}: more than {limits.pixels} pixels; make the image smaller") from None
     except Exception as error:  # a decoder that is fed garbage raises whatever it likes
         raise InvalidInput(f"{place}: is no whole image: {_first_line(error)}") from None
     _check_pixels(image.size, place, limits)

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from encas.bundle import Bundle
 from encas.cascade import exit_fractions
+from encas.data import LabelledImages
 from encas.errors import InvalidInput, require
 from encas.files import read_npy
 from encas.measurement import BatchTiming, CascadeMeasurement, Machine, Measurements, Timing
+from encas.pool import check_labels
 from encas.runtime.executor import CascadeExecutor
 from encas.runtime.images import AnyImage, decode
 from encas.runtime.machine import cpu_name, cuda_devices, usable_cores
@@ -167,6 +169,24 @@ def golden_images(bundle: Bundle) -> list[AnyImage]:
     """Return the real inputs that came with a bundle; empty if there are none."""
     files = [bundle.path / sample.file for sample in bundle.file.golden]
     return [read_npy(file) if file.suffix == ".npy" else file for file in files]
+
+
+def bundle_labels(data: LabelledImages, bundle: Bundle, place: str) -> NDArray[np.int64]:
+    """(n,) labels of some data as the bundle counts its classes: by name where the names are known to it.
+
+    Raises:
+        InvalidInput: The data has classes that the bundle does not answer.
+    """
+    known = {label: index for index, label in enumerate(bundle.labels)}
+    if data.classes is not None and len(known) == len(bundle.labels) and known.keys() >= set(data.classes):
+        return np.array([known[name] for name in data.classes], np.int64)[data.labels]
+    if data.classes is not None and len(data.classes) != len(bundle.labels):
+        unknown = next((name for name in data.classes if name not in known), data.classes[0])
+        raise InvalidInput(
+            f"{place}: has {len(data.classes)} classes, the bundle answers {len(bundle.labels)} and none of "
+            f"them is called '{unknown}'; name the folders as in {bundle.path / 'labels.json'}"
+        )
+    return check_labels(data.labels, len(bundle.labels), place)
 
 
 def _time_cascade(executor: CascadeExecutor, images: Images, batch: int, stopwatch: Stopwatch) -> BatchTiming:

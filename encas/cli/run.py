@@ -1,7 +1,232 @@
-"""Commands."""
+"""Commands that run a bundle on this machine: run and measure."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from encas.cli.numbers import BatchCommand
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from encas.bundle import Bundle
+    from encas.measurement import CascadeMeasurement
+    from encas.pool import Latency, Pool
+    from encas.runtime.answers import Row, Summary
+    from encas.runtime.measure import Images
+
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `encas export` wrote.")]
+Provider = Annotated[
+    str | None,
+    typer.Option("--provider", help="cpu or cuda. The default is cuda if it works here, else cpu."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    app.command("run")(run)
+    app.command("measure", cls=BatchCommand)(measure)
+
+
+def run(
+    bundle: BundlePath,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES...", help="Image files, and folders to look through.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the answers to this .jsonl or .csv file.")
+    ] = None,
+    provider: Provider = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images answered at a time.")] = 32,
+    as_json: Json = False,
+) -> None:
+    """Answer image files with a bundle's cascade.
+
+    An image that cannot be read gets a row that says why; the others are answered all the same, and the exit
+    code is 1.
+
+    Example: `encas run bundle photographs/ --out answers.jsonl`
+    """
+    from encas.cli.output import print_json, progress
+    from encas.errors import InvalidInput
+    from encas.runtime import CascadeExecutor
+    from encas.runtime.answers import Summary, Unreadable, answer_files, answers_file, find_images
+
+    _hush_pillow()
+    rows: list[Row] = []
+    with CascadeExecutor(bundle, provider) as executor, answers_file(out) as write:
+        files = find_images(images)
+        with progress("answered", len(files), quiet=as_json) as advance:
+            for part in answer_files(executor, files, batch):
+                write(part)
+                rows += part
+                advance(len(part), "")
+    summary = Summary.of(executor.bundle, rows)
+    if as_json:
+        answers = {} if out else {"answers": [row.model_dump(mode="json") for row in rows]}
+        print_json({**answers, "summary": summary.model_dump(mode="json")})
+    else:
+        _print_answers(executor.bundle, rows if out is None else [], summary, out)
+    if summary.failed:
+        first = next(row for row in rows if isinstance(row, Unreadable))
+        where = f"see 'error' in {out}; the first: " if out else "the first: "
+        raise InvalidInput(
+            f"{summary.failed} of {len(rows)} images could not be read; {where}{first.file}: {first.error}"
+        )
+
+
+def measure(
+    bundle: BundlePath,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[IMAGES...]", help="Images and folders; by default the samples inside the bundle."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Labelled images instead, for the accuracy as well.")
+    ] = None,
+    rows: Annotated[str, typer.Option("--rows", help="Which of --data, as a slice: 5000: or :1000.")] = ":",
+    batch: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="Batch sizes to time.  [default: 1 8 32]")
+    ] = None,
+    provider: Provider = None,
+    pool: Annotated[
+        Path | None, typer.Option("--pool", help="Write the members' latencies into this pool.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what a bundle really does here: MACs executed, exits, latency, throughput.
+
+    MACs are counted from the images that each stage was run on, not predicted. The time of the cascade
+    includes decoding and resizing; that of a member does not.
+
+    Example: `encas measure bundle --data test-images/ --batch 1 8 32 --pool pool`
+    """
+    from encas.bundle import Bundle
+    from encas.cli.output import print_json, progress
+    from encas.errors import InvalidInput
+    from encas.pool import Pool
+    from encas.runtime import CascadeExecutor
+    from encas.runtime.measure import DEFAULT_BATCHES, measure_bundle, measuring_steps
+
+    _hush_pillow()
+    if images and data:
+        raise InvalidInput("name images, or --data, not both")
+    opened = Bundle.open(bundle)
+    if pool is not None:
+        _check_names(Pool.open(pool), opened)
+    batches = batch or list(DEFAULT_BATCHES)
+    samples, labels = _labelled(data, rows, opened) if data else (_samples(images or [], opened), None)
+    with CascadeExecutor(opened, provider) as executor:
+        steps = measuring_steps(executor, len(samples), batches)
+        with progress("measuring", steps, quiet=as_json) as advance:
+            found = measure_bundle(executor, samples, batches, labels=labels, advance=advance)
+    if pool is not None:
+        Pool.open(pool).with_latency(_latencies(found))
+    if as_json:
+        print_json(found)
+    else:
+        _print_measurement(opened, found, pool)
+
+
+def _hush_pillow() -> None:
+    """Keep Pillow's remarks about odd files from stderr: those that cannot be read get a line of ours."""
+    import warnings
+
+    warnings.filterwarnings("ignore", module="PIL")
+
+
+def _print_answers(bundle: "Bundle", rows: "list[Row]", summary: "Summary", out: Path | None) -> None:
+    from encas.cli.output import print_line, print_table
+    from encas.runtime.answers import Answered
+
+    cells = [
+        (row.file, row.label, f"{row.confidence:.3f}", str(row.exit_stage))
+        if isinstance(row, Answered)
+        else (row.file, "cannot be read", "", "")
+        for row in rows
+    ]
+    print_table(("file", "label", "confidence", "exit stage"), cells)
+    if out is not None:
+        print_line(f"{out}: {summary.n + summary.failed} rows")
+    if summary.macs is not None:
+        macs = f"{summary.macs / 1e6:.4g} MMACs an image; all stages for every image would be "
+        print_line(f"{summary.n} images answered with {macs}{_all_stages(bundle) / 1e6:.4g}")
+        print_line(f"left at each stage: {_percent(summary.exit_fractions)}")
+    print_line(f"next: encas measure {bundle.path}")
+
+
+def _print_measurement(bundle: "Bundle", found: "CascadeMeasurement", pool: Path | None) -> None:
+    from encas.cli.output import print_line, print_table
+
+    first = found.members[0]
+    machine = first.machine
+    print_line(f"{machine.name}, {first.provider}, ONNX Runtime {machine.onnxruntime}; {found.n} images")
+    right = "" if found.accuracy is None else f", accuracy {100 * found.accuracy:.2f} %"
+    print_line(
+        f"executed: {found.macs / 1e6:.4g} MMACs an image{right}; all stages for every image would be "
+        f"{_all_stages(bundle) / 1e6:.4g}"
+    )
+    print_line(f"left at each stage: {_percent(found.exit_fractions)}\n")
+    print_table(
+        ("time of a batch", "batch", "median ms", "p95 ms", "images/s"),
+        [
+            (name, str(t.batch), _ms(t.latency_s.median), _ms(t.latency_s.p95), f"{t.per_second:.0f}")
+            for name, timings in [
+                ("cascade, from the images", found.batches),
+                *((name, timings) for part in found.members for name, timings in part.members.items()),
+            ]
+            for t in timings
+        ],
+    )
+    print_line("")
+    if pool is None:
+        print_line(f"next: encas serve {bundle.path}")
+    else:
+        print_line(f"{pool}: latencies of {len(set(bundle.cascade.member_names))} members written")
+        print_line(f"next: encas search --pool {pool} --objective latency:{first.provider}")
+
+
+def _percent(fractions: tuple[float, ...]) -> str:
+    return ", ".join(f"{100 * fraction:.1f} %" for fraction in fractions)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g}" if seconds < 1 else f"{1000 * seconds:.0f}"
+
+
+def _all_stages(bundle: "Bundle") -> int:
+    return sum(member.macs for member in bundle.stage_members)
+
+
+def _samples(paths: list[Path], bundle: "Bundle") -> "Images":
+    from encas.errors import InvalidInput
+    from encas.runtime.answers import find_images
+    from encas.runtime.measure import golden_images
+
+    images = list(find_images(paths)) if paths else golden_images(bundle)
+    if not images:
+        raise InvalidInput(f"{bundle.path}: holds no samples to measure on; name images, or --data")
+    return images
+
+
+def _labelled(path: Path, rows: str, bundle: "Bundle") -> "tuple[Images, NDArray[np.int64]]":
+    from encas.data import open_images
+    from encas.runtime.measure import bundle_labels
+
+    data = open_images(path).rows(rows)
+    return data.images, bundle_labels(data, bundle, str(path))
+
+
+def _check_names(pool: "Pool", bundle: "Bundle") -> None:
+    """Raise before minutes of measuring where there is nowhere to write the result to."""
+    for name in bundle.cascade.member_names:
+        pool.member(name)
+
+
+def _latencies(found: "CascadeMeasurement") -> "dict[str, tuple[Latency, ...]]":
+    return {name: entries for part in found.members for name, entries in part.latencies().items()}
