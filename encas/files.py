@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ class FileModel(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+# Looks at the first few elements only: what is wrong may hold millions of numbers.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 @contextmanager
@@ -88,7 +92,7 @@ def parse_model(value: Any, model: type[Model], place: str) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        found = repr(first["input"])
+        found = _SHORT.repr(first["input"])
         found = found if len(found) <= 80 else found[:77] + "..."
         message = first["msg"].removeprefix("Value error, ")
         raise InvalidInput(f"{place}: {field + ': ' if field else ''}{message} (found {found})") from None

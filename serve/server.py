@@ -1,0 +1,114 @@
+"""Running the application: its socket, its signals, and what its user sees."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from encas.bundle import Bundle
+from encas.errors import InvalidInput
+from encas.runtime.executor import CascadeExecutor
+from encas.serve.app import MAX_BODY_BYTES, create_app
+
+GRACE_S = 30  # for what was accepted before the server was asked to stop
+
+Announce = Callable[[str, tuple[str, ...]], None]
+
+
+def serve(
+    paths: Sequence[Path],
+    *,
+    announce: Announce,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    provider: str | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> None:
+    """Serve bundles until SIGINT or SIGTERM.
+
+    Args:
+        paths: Folders of bundles with different names.
+        announce: Told the address and the names of the models, once all of them can be asked.
+        host: Address to listen on.
+        port: 0 takes a free one.
+        provider: "cpu" or "cuda"; None takes what works.
+        max_body_bytes: The largest body that is taken.
+
+    Raises:
+        InvalidInput: A bundle that is not whole, two of one name, a provider that does not work, or an
+            address that cannot be had.
+    """
+    failures: list[Exception] = []
+    with _listening(host, port) as listener:
+        bundles = [Bundle.open(path) for path in paths]
+
+        def loaded(failure: Exception | None) -> None:
+            if failure is None:
+                announce(_address(listener), tuple(bundle.name for bundle in bundles))
+            else:
+                failures.append(failure)
+                server.should_exit = True
+
+        app = create_app(
+            bundles,
+            load=lambda bundle: CascadeExecutor(bundle, provider),
+            loaded=loaded,
+            max_body_bytes=max_body_bytes,
+        )
+        config = uvicorn.Config(
+            app,
+            lifespan="on",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        server = uvicorn.Server(config)
+        with _stopping(server):
+            server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Take the address first: who connects while the bundles are read waits, instead of being refused."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        number = getattr(error, "errno", None) or 0  # below 0: of getaddrinfo
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
+        raise InvalidInput(
+            f"cannot listen on {host}, port {port}: {reason}; choose others with --host and --port "
+            "(port 0: a free one)"
+        ) from None
+    with listener:
+        yield listener
+
+
+@contextmanager
+def _stopping(server: uvicorn.Server) -> Iterator[None]:
+    """Stop in good order on a signal, and survive it.
+
+    uvicorn raises the signal once more when it has stopped; the handlers before it must then do nothing bad.
+    """
+
+    def stop(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
