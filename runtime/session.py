@@ -1,6 +1,6 @@
 """ONNX Runtime sessions: on the provider that was asked for and no other, sharing one pool of threads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -16,7 +16,6 @@ from encas.runtime.machine import usable_cores
 
 PROVIDERS = ("cuda", "cpu")  # in the order in which they are tried when none is asked for
 _ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 # A convolution of one 2 x 2 pixel: enough to see whether a provider's libraries load and compute.
 _PROBE = bytes.fromhex(
     "08081205656e6361733a6f0a0f0a01780a01771201792204436f6e761201672a1f080108010802080210014201774a10"
@@ -118,23 +117,22 @@ def provider_failure(provider: str) -> str | None:
     return None if output.item() == 3.0 else f"1 + 2 is {output.item():g} on it"
 
 
-def clash() -> str | None:
+def installed_version(package: str) -> str | None:
+    """Version of an installed distribution, None if it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def clash(version_of: Callable[[str], str | None] = installed_version) -> str | None:
     """Say so if both builds of ONNX Runtime are installed: each overwrites files of the other."""
-    installed = [name for name in _PACKAGES if _is_installed(name)]
-    if len(installed) < 2:
+    if None in (version_of("onnxruntime"), version_of("onnxruntime-gpu")):
         return None
     return (
         "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: pip uninstall -y "
         "onnxruntime onnxruntime-gpu, then pip install 'encas[gpu]' or 'encas[cpu]'"
     )
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 @cache
