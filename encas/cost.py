@@ -11,6 +11,7 @@ from encas.errors import InvalidInput
 from encas.pool import Latency, Member
 
 Kind = Literal["macs", "latency"]
+Unit = Literal["MACs", "s"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Objective:
         return ":".join(parts).rstrip(":")
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Unit:
         """Unit of the costs that `member_costs` returns."""
         return "MACs" if self.kind == "macs" else "s"
 

@@ -1,8 +1,10 @@
 """What a cascade would have answered, from the recorded outputs of its members."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from encas.cascade import Answers, Cascade, Evaluated, Rows, exit_fractions, run_cascade
+from encas.cascade import Answers, Cascade, Evaluated, Rows, Stage, exit_fractions, run_cascade
 from encas.pool import Pool
 
 
@@ -31,3 +33,23 @@ def evaluate(cascade: Cascade, pool: Pool, split: str) -> Evaluated:
         macs=float(np.mean(answers.macs)),
         exit_fractions=exit_fractions(answers.exit_stage, len(cascade.stages)),
     )
+
+
+def evaluate_members(pool: Pool, split: str) -> dict[str, Evaluated]:
+    """Every member on its own, by name: the same as a cascade of one stage."""
+    return {
+        member.name: evaluate(Cascade(stages=(Stage(member=member.name),)), pool, split)
+        for member in pool.members_with(split)
+    }
+
+
+def best_within(members: Mapping[str, Evaluated], macs: float) -> str | None:
+    """Name the most accurate member of no more cost, the cheapest of equally accurate ones."""
+    fitting = [name for name, found in members.items() if found.macs <= macs]
+    return min(fitting, key=lambda name: (-members[name].accuracy, members[name].macs), default=None)
+
+
+def cheapest_reaching(members: Mapping[str, Evaluated], accuracy: float) -> str | None:
+    """Name the cheapest member of no less accuracy, the most accurate of equally cheap ones."""
+    fitting = [name for name, found in members.items() if found.accuracy >= accuracy]
+    return min(fitting, key=lambda name: (members[name].macs, -members[name].accuracy), default=None)

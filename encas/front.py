@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from encas.cascade import Cascade, PoolReference
+from encas.cost import Unit
 from encas.errors import InvalidInput
 from encas.files import FileModel, read_model, write_model
 
@@ -25,6 +26,14 @@ class Candidate(FileModel):
         return 1 - self.error
 
 
+class Single(FileModel):
+    """One member on its own, to compare cascades with."""
+
+    member: str
+    error: float = Field(ge=0, le=1)
+    cost: float = Field(ge=0)  # per sample, in the unit of the front's objective
+
+
 class FrontFile(FileModel):
     """`front.json`; only `seconds` differs between two runs with the same seed."""
 
@@ -32,13 +41,14 @@ class FrontFile(FileModel):
     pool: PoolReference
     split: str  # what was searched on
     objective: str  # see encas.cost.Objective
-    unit: Literal["MACs", "s"]
+    unit: Unit
     algorithm: str
     seed: int
     settings: Mapping[str, Any] = Field(default_factory=dict)
     evaluations: Mapping[str, int] = Field(default_factory=dict)
     versions: Mapping[str, str] = Field(default_factory=dict)
     seconds: float = Field(ge=0)
+    singles: tuple[Single, ...] = ()  # every member that took part, by name
     candidates: tuple[Candidate, ...]  # by rising cost, falling error
 
 

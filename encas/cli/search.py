@@ -1,7 +1,256 @@
-"""Commands."""
+"""Commands around a front: search, pick, evaluate and plot."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from encas.cascade import Cascade, Evaluated
+    from encas.front import Candidate, Front
+
+_SHOWN = 8  # rows of a front that fit a glance
+
+_FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def _number(text: str) -> float:
+    """Read 3e8, 300000000 or 300M."""
+    digits, factor = (text[:-1], _FACTORS[text[-1]]) if text[-1:] in _FACTORS else (text, 1.0)
+    try:
+        value = float(digits) * factor
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"'{text}' is no positive number; write it as 3e8 or 300M")
+    return value
+
+
+PoolPath = Annotated[Path, typer.Option("--pool", metavar="POOL", help="Folder that `encas pool` wrote.")]
+FrontPath = Annotated[Path, typer.Argument(metavar="FRONT", help="Folder that `encas search` wrote.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    app.command("search")(search)
+    app.command("pick")(pick)
+    app.command("evaluate")(evaluate)
+    app.command("plot")(plot)
+
+
+def search(
+    pool: PoolPath,
+    out: Annotated[Path, typer.Option("--out", metavar="FRONT", help="Folder to write to.")] = Path("front"),
+    algorithm: Annotated[str, typer.Option(help="mo-gomea or random.")] = "mo-gomea",
+    objective: Annotated[
+        str, typer.Option(help="The cost: macs, or latency[:PROVIDER[:BATCH]] as recorded in the pool.")
+    ] = "macs",
+    split: Annotated[str, typer.Option(help="The labelled samples to search on.")] = "val",
+    max_stages: Annotated[int, typer.Option(help="Length of the longest cascade.")] = 5,
+    evaluations: Annotated[
+        int, typer.Option(help="Budget: different genotypes that are asked for, as the papers count.")
+    ] = 600_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same front.")] = 0,
+    workers: Annotated[int, typer.Option(help="How many evaluate at a time; the front stays the same.")] = 1,
+    seed_singles: Annotated[
+        bool, typer.Option("--seed-singles", help="Start from the members on their own; the paper does not.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Search a pool for cascades that trade accuracy against cost.
+
+    Writes FRONT/front.json, a picture (front.png) and a page (front.html). Stopped and started again, the
+    search goes on from what it evaluated.
+
+    Example: encas search --pool pool --out front --evaluations 100000 --seed 1
+    """
+    from encas import Pool
+    from encas.cli.output import print_json, print_line, print_note, progress
+    from encas.search import search as search_pool
+
+    opened = Pool.open(pool)
+    with progress("search", evaluations) as advance:
+        front = search_pool(
+            opened,
+            evaluations=evaluations,
+            seed=seed,
+            algorithm=algorithm,  # type: ignore[arg-type]  # checked behind the door
+            objective=objective,
+            max_stages=max_stages,
+            split=split,
+            workers=workers,
+            seed_singles=seed_singles,
+            out=out,
+            progress=advance,
+        )
+    if as_json:
+        print_json(front.file)
+        return
+    counts = front.file.evaluations
+    if counts["genotypes"] < evaluations:
+        print_note(f"search: ended after {counts['genotypes']} evaluations, nothing new was left to find")
+    _print_front(front)
+    print_line(
+        f"{len(front.candidates)} cascades from {counts['genotypes']} evaluations ({counts['phenotypes']} "
+        f"different cascades) in {front.file.seconds:.1f} s; see {out / 'front.html'}"
+    )
+    wish = f"--min-accuracy {_middle(front).accuracy - 5e-5:.4f}"
+    print_line(f"next: encas pick {out} {wish} -o cascade.json")
+
+
+def pick(
+    front: FrontPath,
+    max_macs: Annotated[
+        float | None,
+        typer.Option(parser=_number, metavar="MACS", help="At most this many a sample: 3e8 or 300M."),
+    ] = None,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option(parser=_number, metavar="MS", help="At most this long a sample (searched by latency)."),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="At least this share of right answers: 0.95.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("cascade.json"),
+    as_json: Json = False,
+) -> None:
+    """Choose a cascade from a front: the most accurate within a budget, or the cheapest that is good enough.
+
+    Example: encas pick front --max-macs 300M -o cascade.json
+    """
+    from encas.cli.output import print_json, print_line
+    from encas.front import Front
+
+    if max_macs is None and max_latency_ms is None and min_accuracy is None:
+        raise typer.BadParameter("state a wish: --max-macs, --max-latency-ms or --min-accuracy")
+    opened = Front.open(front)
+    cascade = opened.pick(max_macs=max_macs, max_latency_ms=max_latency_ms, min_accuracy=min_accuracy)
+    cascade.write(out)
+    if as_json:
+        print_json(cascade)
+        return
+    _print_cascades([("picked", str(cascade), cascade.evaluated[opened.file.split])])
+    print_line(f"wrote {out}; its figures are those of split '{opened.file.split}', which was searched on")
+    print_line(f"next: encas evaluate {out} --split test; encas export {out}")
+
+
+def evaluate(
+    cascade: Annotated[Path, typer.Argument(metavar="CASCADE", help="File that `encas pick` wrote.")],
+    pool: Annotated[
+        Path | None, typer.Option("--pool", metavar="POOL", help="The default is the cascade's own.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The labelled samples to count on.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the cascade with these figures to a file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a cascade does on another split, beside the best single members.
+
+    Example: encas evaluate cascade.json --split test
+    """
+    from encas import Cascade, Pool
+    from encas.cli.output import print_json, print_line, print_note
+    from encas.errors import InvalidInput
+    from encas.evaluation import best_within, cheapest_reaching, evaluate_members
+    from encas.evaluation import evaluate as evaluate_cascade
+
+    read = Cascade.read(cascade)
+    if pool is None and read.pool is None:
+        raise InvalidInput(f"{cascade}: does not say which pool it is from; state it: --pool POOL")
+    opened = Pool.open(pool if pool is not None else read.pool.path if read.pool is not None else "")
+    if read.pool is not None and read.pool.sha256 != opened.sha256:
+        print_note(f"{opened.path}: is not as it was when the cascade was found (members or outputs differ)")
+    found = evaluate_cascade(read, opened, split)
+    members = evaluate_members(opened, split)
+    within, reaching = best_within(members, found.macs), cheapest_reaching(members, found.accuracy)
+    if out is not None:
+        read.model_copy(update={"evaluated": {**read.evaluated, split: found}}).write(out)
+    if as_json:
+        named = {"no_more_cost": within, "no_less_accuracy": reaching}
+        best = {
+            key: name and {"member": name, **members[name].model_dump(mode="json")}
+            for key, name in named.items()
+        }
+        print_json({"cascade": found.model_dump(mode="json"), "split": split, "single_members": best})
+        return
+    rows = [("cascade", str(read), found)]
+    if within is not None:
+        rows.append(("best single member of no more cost", within, members[within]))
+    if reaching is not None:
+        rows.append(("cheapest single member of no less accuracy", reaching, members[reaching]))
+    _print_cascades(rows)
+    if within is None:
+        print_line("no single member costs so little")
+    if reaching is None:
+        print_line("no single member is so accurate")
+    for stage, fraction in zip(read.stages, found.exit_fractions, strict=True):
+        print_line(f"  {fraction:7.2%} of the {found.n} samples leave after {stage.member}")
+    if out is not None:
+        print_line(f"wrote {out}")
+    print_line(f"next: encas export {out or cascade}")
+
+
+def plot(
+    fronts: Annotated[list[Path], typer.Argument(metavar="FRONT...", help="Folders of `encas search`.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A .png, or a .html that says what each point is.")
+    ] = Path("fronts.png"),
+) -> None:
+    """Draw several fronts in one picture.
+
+    Example: encas plot front-a front-b -o fronts.png
+    """
+    from encas.cli.output import print_line
+    from encas.front import Front
+    from encas.search.picture import draw_html, draw_png
+
+    writers = {".png": draw_png, ".html": draw_html}
+    if out.suffix not in writers:
+        raise typer.BadParameter(f"'{out}': the picture's name must end in .png or .html")
+    writers[out.suffix]([Front.open(front) for front in fronts], out)
+    print_line(f"wrote {out}")
+
+
+def _print_front(front: "Front") -> None:
+    """Print some candidates from end to end of a front."""
+    from encas.cli.output import print_table
+
+    split = front.file.split
+    rows = [
+        [str(c.cascade), f"{c.accuracy:.2%}", *_costs(front, c), *_leaves(c.cascade, split)]
+        for c in _spread(front.candidates)
+    ]
+    latency = ["ms"] if front.file.unit == "s" else []
+    print_table([f"cascade ({split})", "accuracy", *latency, "MMACs", "leave at once"], rows)
+
+
+def _print_cascades(rows: list[tuple[str, str, "Evaluated"]]) -> None:
+    from encas.cli.output import print_line, print_table
+
+    for what, name, _ in rows:
+        print_line(f"{what}: {name}")
+    print_table(
+        ["", "accuracy", "MMACs a sample"],
+        [[what, f"{found.accuracy:.2%}", f"{found.macs / 1e6:.4g}"] for what, _, found in rows],
+    )
+
+
+def _costs(front: "Front", candidate: "Candidate") -> list[str]:
+    macs = candidate.cascade.evaluated[front.file.split].macs
+    latency = [f"{candidate.cost * 1e3:.4g}"] if front.file.unit == "s" else []
+    return [*latency, f"{macs / 1e6:.4g}"]
+
+
+def _leaves(cascade: "Cascade", split: str) -> list[str]:
+    return [f"{cascade.evaluated[split].exit_fractions[0]:.1%}"]
+
+
+def _spread(candidates: "tuple[Candidate, ...]") -> "list[Candidate]":
+    n = min(_SHOWN, len(candidates))
+    return [candidates[round(i * (len(candidates) - 1) / max(n - 1, 1))] for i in range(n)]
+
+
+def _middle(front: "Front") -> "Candidate":
+    return front.candidates[len(front.candidates) // 2]

@@ -1,0 +1,256 @@
+"""MO-GOMEA: gene-pool optimal mixing along learned linkage, in clusters of the objective space.
+
+Source: Luong, La Poutre and Bosman, "Multi-objective Gene-pool Optimal Mixing Evolutionary Algorithm with
+the Interleaved Multi-start Scheme", Swarm and Evolutionary Computation 40, 2018.
+
+One thing is arranged differently, so that evaluations come in batches: all solutions of a population take
+their mixing steps together, step i of every solution before step i + 1 of any. Donors come from the
+population as it was when the generation began, so this changes only the order in which the shared archive
+hears of new points.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encas.search.algorithm import Genomes, Objectives, random_genomes
+from encas.search.archive import Archive
+from encas.search.clusters import Clusters, cluster
+from encas.search.linkage import linkage_tree, mutual_information
+
+FIRST_SIZE = 8
+FIRST_CLUSTERS = 3
+GENERATIONS_PER_LARGER_ONE = 2
+
+# Yields genomes to evaluate, and is sent their objectives.
+Steps = Generator[Genomes, Objectives, None]
+
+
+@dataclass
+class Population:
+    """n solutions, and for how long they have added nothing to the front."""
+
+    genomes: Genomes
+    objectives: Objectives
+    n_clusters: int
+    generations: int = 1  # initialisation counts as one
+    stretch: int = 0  # generations in a row in which the archive's front did not move
+
+    @property
+    def has_stalled(self) -> bool:
+        """Whether the no-improvement stretch is long enough to force improvements."""
+        return self.stretch > 1 + int(np.log10(len(self.genomes)))
+
+
+class MoGomea:
+    """Minimises any objectives over genomes of whole numbers; see `encas.search.algorithm.Algorithm`.
+
+    It has no size parameter: ever larger populations run interleaved and share one archive. It does not end
+    by itself; whoever asks decides when it is enough.
+
+    Args:
+        n_values: (g,) gene j is in [0, n_values[j]).
+        n_objectives: At least 1.
+        rng: The only source of chance.
+        seeds: (s, g) genomes to evaluate first; the first population then starts from the best of them.
+        tolerance: Smaller differences of an objective do not count.
+        archive_size: About how many points the archive holds at most.
+    """
+
+    def __init__(
+        self,
+        n_values: NDArray[np.intp],
+        n_objectives: int,
+        rng: np.random.Generator,
+        *,
+        seeds: Genomes | None = None,
+        tolerance: float = 1e-5,
+        archive_size: int = 10_000,
+    ) -> None:
+        self._n_values = np.asarray(n_values, np.intp)
+        if self._n_values.ndim != 1 or len(self._n_values) == 0 or self._n_values.min() < 1:
+            raise ValueError(f"n_values must be a row of numbers of at least 1, got {n_values}")
+        if n_objectives < 1:
+            raise ValueError(f"n_objectives must be at least 1, got {n_objectives}")
+        self._rng = rng
+        self._seeds = np.empty((0, len(self._n_values)), np.intp) if seeds is None else seeds
+        self._tolerance = tolerance
+        self.archive = Archive(
+            len(self._n_values), n_objectives, tolerance=tolerance, target_size=archive_size
+        )
+        self.populations: list[Population] = []
+        self._steps = self._run()
+        self._asked = next(self._steps)
+
+    def ask(self) -> Genomes:
+        """(p, g) genomes, never none."""
+        return self._asked
+
+    def tell(self, objectives: Objectives) -> None:
+        """Take the (p, o) objectives of what was asked."""
+        if objectives.shape != (len(self._asked), self.archive.objectives.shape[1]):
+            raise ValueError(
+                f"objectives must have shape ({len(self._asked)}, {self.archive.objectives.shape[1]}), "
+                f"got {objectives.shape}"
+            )
+        if not np.isfinite(objectives).all():
+            raise ValueError("objectives must be finite")
+        self._asked = self._steps.send(objectives)
+
+    # --- the interleaved multi-start scheme ---
+
+    def _run(self) -> Steps:
+        if len(self._seeds):
+            objectives = yield self._seeds
+            self.archive.offer(self._seeds, objectives)
+        while True:
+            p = 0
+            yield from self._advance(p)
+            while self.populations[p].generations % GENERATIONS_PER_LARGER_ONE == 0:
+                p += 1
+                yield from self._advance(p)
+
+    def _advance(self, p: int) -> Steps:
+        """Let population p live one generation; its first is to come into being."""
+        if p == len(self.populations):
+            population = yield from self._start(p)
+            self.populations.append(population)
+        else:
+            yield from self._generation(self.populations[p])
+
+    def _start(self, p: int) -> Generator[Genomes, Objectives, Population]:
+        genomes = random_genomes(FIRST_SIZE * 2**p, self._n_values, self._rng)
+        if p == 0 and len(self._seeds):
+            best = self._rng.permutation(self.archive.genomes)[: len(genomes)]
+            genomes[: len(best)] = best
+        objectives = yield genomes
+        self.archive.offer(genomes, objectives)
+        return Population(genomes, objectives, FIRST_CLUSTERS + p)
+
+    # --- one generation ---
+
+    def _generation(self, population: Population) -> Steps:
+        clusters = cluster(population.objectives, population.n_clusters, self._rng)
+        trees = self._linkage(population.genomes, clusters)
+        offspring = _Offspring(
+            population.genomes.copy(), population.objectives.copy(), clusters.extreme[clusters.of]
+        )
+        sets = trees[clusters.of]  # (n, f, g)
+        yield from self._mix(population, offspring, sets, clusters)
+        forced = np.flatnonzero(~offspring.improved | population.has_stalled)
+        yield from self._force_improvement(offspring, sets, forced)
+        population.genomes, population.objectives = offspring.genomes, offspring.objectives
+        population.generations += 1
+        population.stretch = 0 if offspring.moved_front else population.stretch + 1
+
+    def _linkage(self, genomes: Genomes, clusters: Clusters) -> NDArray[np.bool_]:
+        """(k, f, g) the linkage sets of each cluster, without the root, which would copy a whole donor."""
+        information = mutual_information(genomes[clusters.members])
+        trees = np.stack([linkage_tree(matrix, self._rng) for matrix in information])
+        return trees[:, :-1] if genomes.shape[1] > 1 else trees
+
+    def _mix(
+        self, population: Population, offspring: "_Offspring", sets: NDArray[np.bool_], clusters: Clusters
+    ) -> Steps:
+        """Gene-pool optimal mixing: take over the genes of each linkage set from a donor of the cluster."""
+        everyone = np.arange(len(offspring))
+        order = self._orders(len(offspring), sets.shape[1])
+        for step in range(sets.shape[1]):
+            donors = clusters.members[
+                clusters.of, self._rng.integers(clusters.members.shape[1], size=len(offspring))
+            ]
+            trials = np.where(sets[everyone, order[:, step]], population.genomes[donors], offspring.genomes)
+            rows = np.flatnonzero((trials != offspring.genomes).any(axis=1))
+            if not len(rows):
+                continue
+            objectives = yield trials[rows]
+            not_dominated, _ = self._offer(offspring, trials[rows], objectives)
+            here, before, extreme = objectives, offspring.objectives[rows], offspring.extreme[rows]
+            weakly_better = (here <= before + self._tolerance).all(axis=1)
+            accepted = np.where(
+                extreme < 0,
+                weakly_better | not_dominated,
+                _of(here, extreme) <= _of(before, extreme) + self._tolerance,
+            )
+            offspring.replace(rows[accepted], trials[rows][accepted], objectives[accepted])
+
+    def _force_improvement(
+        self, offspring: "_Offspring", sets: NDArray[np.bool_], rows: NDArray[np.intp]
+    ) -> Steps:
+        """Mix with the archive until something is strictly better; else become a member of the archive."""
+        order = self._orders(len(rows), sets.shape[1])
+        for step in range(sets.shape[1]):
+            if not len(rows):
+                return
+            donors = self._archive_members(offspring.extreme[rows])
+            trials = np.where(
+                sets[rows, order[:, step]], self.archive.genomes[donors], offspring.genomes[rows]
+            )
+            changed = np.flatnonzero((trials != offspring.genomes[rows]).any(axis=1))
+            if not len(changed):
+                continue
+            objectives = yield trials[changed]
+            _, new = self._offer(offspring, trials[changed], objectives)
+            here, before = objectives, offspring.objectives[rows[changed]]
+            extreme = offspring.extreme[rows[changed]]
+            strictly_better = (here <= before + self._tolerance).all(axis=1) & (
+                here < before - self._tolerance
+            ).any(axis=1)
+            accepted = np.where(
+                extreme < 0,
+                strictly_better | new,
+                _of(here, extreme) < _of(before, extreme) - self._tolerance,
+            )
+            done = changed[accepted]
+            offspring.replace(rows[done], trials[done], objectives[accepted])
+            rows, order = np.delete(rows, done), np.delete(order, done, axis=0)
+        donors = self._archive_members(offspring.extreme[rows])
+        offspring.replace(rows, self.archive.genomes[donors], self.archive.objectives[donors])
+
+    # --- their parts ---
+
+    def _orders(self, n: int, n_sets: int) -> NDArray[np.intp]:
+        """(n, f) a random order of the linkage sets for each solution."""
+        return self._rng.permuted(np.tile(np.arange(n_sets), (n, 1)), axis=1)
+
+    def _archive_members(self, extreme: NDArray[np.intp]) -> NDArray[np.intp]:
+        """(q,) a random member each, or the best one in the objective of an extreme cluster."""
+        drawn = self._rng.integers(len(self.archive), size=len(extreme))
+        for objective in range(self.archive.objectives.shape[1]):
+            drawn[extreme == objective] = self.archive.best(objective)
+        return drawn
+
+    def _offer(
+        self, offspring: "_Offspring", genomes: Genomes, objectives: Objectives
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        verdict = self.archive.offer(genomes, objectives)
+        offspring.moved_front |= bool(verdict.new.any())
+        return verdict.not_dominated, verdict.new
+
+
+@dataclass
+class _Offspring:
+    """What a population's solutions are becoming during a generation."""
+
+    genomes: Genomes
+    objectives: Objectives
+    extreme: NDArray[np.intp]  # (n,) the objective of the solution's extreme cluster, or -1
+    moved_front: bool = False
+
+    def __post_init__(self) -> None:
+        self.improved = np.zeros(len(self.genomes), np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.genomes)
+
+    def replace(self, rows: NDArray[np.intp], genomes: Genomes, objectives: Objectives) -> None:
+        self.genomes[rows] = genomes
+        self.objectives[rows] = objectives
+        self.improved[rows] = True
+
+
+def _of(objectives: Objectives, extreme: NDArray[np.intp]) -> NDArray[np.float64]:
+    """(q,) the objective that counts in each row's cluster; where it is -1 the number means nothing."""
+    return objectives[np.arange(len(objectives)), extreme]

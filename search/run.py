@@ -1,0 +1,215 @@
+"""The search: from a pool to a front."""
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encas import __version__
+from encas.cascade import Cascade, Evaluated, PoolReference
+from encas.cost import Objective, member_costs
+from encas.errors import InvalidInput
+from encas.evaluation import evaluate
+from encas.front import Candidate, Front, FrontFile, Single
+from encas.pool import Member, Pool
+from encas.search.algorithm import Algorithm, Genomes
+from encas.search.checkpoint import Checkpoint
+from encas.search.drive import Progress, Watch, drive
+from encas.search.evaluate import Evaluator
+from encas.search.exhaustive import Exhaustive
+from encas.search.genome import Space
+from encas.search.gomea import MoGomea
+from encas.search.ledger import Evaluations, Ledger
+from encas.search.pareto import non_dominated
+from encas.search.picture import draw
+from encas.search.random import RandomSearch
+
+AlgorithmName = Literal["mo-gomea", "random"]
+ALGORITHMS: tuple[AlgorithmName, ...] = get_args(AlgorithmName)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched on: everything that error and cost of a cascade depend on."""
+
+    pool: Pool
+    split: str
+    objective: Objective
+    members: tuple[Member, ...]
+    costs: NDArray[np.float64]  # (m,) of one sample
+    max_stages: int
+
+    @classmethod
+    def of(cls, pool: Pool, split: str, objective: str, max_stages: int) -> "Problem":
+        """Take every member with outputs on a split."""
+        members = pool.members_with(split)
+        goal = Objective.parse(objective)
+        # A member after itself changes no answer.
+        stages = 1 if len(members) == 1 else max_stages
+        return cls(pool, split, goal, members, member_costs(members, goal), stages)
+
+    @property
+    def digest(self) -> str:
+        """Says whether two problems are the same."""
+        names = [member.name for member in self.members]
+        content = [self.pool.sha256, self.split, names, self.costs.tolist(), self.max_stages, __version__]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def search(
+    pool: Pool,
+    *,
+    evaluations: int = 600_000,
+    seed: int = 0,
+    algorithm: AlgorithmName = "mo-gomea",
+    objective: str = "macs",
+    max_stages: int = 5,
+    split: str = "val",
+    workers: int = 1,
+    seed_singles: bool = False,
+    out: Path | str | None = None,
+    progress: Progress | None = None,
+    checkpoint_every_s: float = 60.0,
+) -> Front:
+    """Find cascades that trade error against cost.
+
+    The same seed gives the same front, whatever `workers` is. A space of no more genotypes than
+    `evaluations` is evaluated completely instead of searched.
+
+    Args:
+        pool: Every member with outputs on `split` takes part.
+        evaluations: Budget: genotypes that were not asked for before. Many of them mean the same cascade
+            (a gap between the stages elsewhere, a threshold beside a gap) and are evaluated once; the front
+            states both numbers. The search ends earlier when it has found nothing new for long.
+        seed: Of the algorithm's generator.
+        algorithm: "mo-gomea" or "random".
+        objective: See `encas.cost.Objective.parse`.
+        max_stages: Length of the longest cascade.
+        split: The labelled samples that errors and costs are counted on.
+        workers: How many evaluate at the same time.
+        seed_singles: Evaluate every member on its own first, and start from the best. The paper does not.
+        out: Folder for `front.json` and the pictures. While the search runs its evaluations are kept there,
+            and the same call goes on from them after an interruption, to the same end.
+        progress: Called now and then with the evaluations since the last call and a few words.
+        checkpoint_every_s: How often the evaluations are kept.
+
+    Raises:
+        InvalidInput: An argument is out of range, the pool lacks what is needed, or it changed meanwhile.
+
+    Source: Chebykin et al., GECCO 2022, arXiv:2203.04011.
+    """
+    started_s = time.monotonic()
+    for name, value in (("evaluations", evaluations), ("max_stages", max_stages), ("workers", workers)):
+        if value < 1:
+            raise InvalidInput(f"{name}: must be at least 1, got {value}")
+    if seed < 0:
+        raise InvalidInput(f"seed: must be at least 0, got {seed}")
+    if algorithm not in ALGORITHMS:
+        raise InvalidInput(f"algorithm '{algorithm}': must be one of {', '.join(ALGORITHMS)}")
+    problem = Problem.of(pool, split, objective, max_stages)
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    checkpoint = None if out is None else Checkpoint(Path(out) / "checkpoint.npz", problem.digest)
+
+    evaluator = Evaluator.open(
+        pool, split, problem.members, problem.costs, max_stages=problem.max_stages, workers=workers
+    )
+    space = evaluator.space
+    earlier = checkpoint.read(space.n_genes) if checkpoint else Evaluations.none(space.n_genes)
+    ledger = Ledger(space.canonical, evaluator.objectives, evaluations, earlier)
+    singles = _singles(space)
+    seeds = singles if seed_singles else singles[:0]
+    ledger.objectives(seeds)
+    exhaustive = math.prod(space.n_values.tolist()) <= evaluations
+    chosen = Exhaustive(space.n_values) if exhaustive else _algorithm(algorithm, space, seed, seeds)
+    most = float(problem.costs.max()) or 1.0
+    watch = Watch(ledger, (1.0, most), progress, checkpoint, checkpoint_every_s)
+    # In percent of what a single member can reach, which is the scale of the algorithm's tolerance.
+    drive(chosen, ledger, np.array([0.01, most / 100]), watch)
+
+    if Pool.open(pool.path).sha256 != pool.sha256:
+        raise InvalidInput(f"{pool.path}: changed while it was searched; search again")
+    file = FrontFile(
+        pool=PoolReference(path=str(pool.path.resolve()), sha256=pool.sha256),
+        split=split,
+        objective=str(problem.objective),
+        unit=problem.objective.unit,
+        algorithm=algorithm,
+        seed=seed,
+        settings={
+            "evaluations": evaluations,
+            "exhaustive": exhaustive,
+            "max_stages": max_stages,
+            "seed_singles": seed_singles,
+        },
+        evaluations={"genotypes": ledger.n_genotypes, "phenotypes": len(ledger.evaluations.genomes)},
+        versions={"encas": __version__, "numpy": np.__version__},
+        seconds=time.monotonic() - started_s,
+        singles=tuple(
+            Single(member=member.name, error=error, cost=cost)
+            for member, (error, cost) in zip(
+                problem.members, evaluator.objectives(singles).tolist(), strict=True
+            )
+        ),
+        candidates=_candidates(problem, space, ledger.evaluations),
+    )
+    front = Front(Path("front" if out is None else out), file)
+    if checkpoint is not None:
+        front.write()
+        draw(front)
+        checkpoint.remove()
+    return front
+
+
+def _singles(space: Space) -> Genomes:
+    """(m, g) every member on its own."""
+    genomes = np.zeros((space.n_members, space.n_genes), np.intp)
+    genomes[:, 0] = np.arange(1, space.n_members + 1)
+    return genomes
+
+
+def _algorithm(name: AlgorithmName, space: Space, seed: int, seeds: Genomes) -> Algorithm:
+    rng = np.random.default_rng(seed)
+    if name == "random":
+        return RandomSearch(space.n_values, rng)
+    return MoGomea(space.n_values, 2, rng, seeds=seeds)
+
+
+def _candidates(problem: Problem, space: Space, evaluations: Evaluations) -> tuple[Candidate, ...]:
+    """What nothing evaluated dominates, by rising cost, run once more by the definition of a cascade."""
+    names = [member.name for member in problem.members]
+    reference = PoolReference(path=str(problem.pool.path.resolve()), sha256=problem.pool.sha256)
+    real = np.flatnonzero(evaluations.genomes.any(axis=1))
+    rows = real[non_dominated(evaluations.objectives[real])]
+    if not len(rows):
+        raise InvalidInput(f"{len(evaluations.genomes)} evaluations found no cascade; allow more evaluations")
+    candidates = []
+    for genome, (error, cost) in zip(
+        evaluations.genomes[rows], evaluations.objectives[rows].tolist(), strict=True
+    ):
+        cascade = space.cascade(genome, names)
+        found = evaluate(cascade, problem.pool, problem.split)
+        if found.exit_fractions[-1] == 0:
+            cascade = _without_unreached(cascade, found)
+            found = evaluate(cascade, problem.pool, problem.split)
+        if abs(found.accuracy - (1 - error)) > 1e-9:
+            raise InvalidInput(
+                f"{problem.pool.path}: '{cascade}' was {1 - error:.6f} right during the search and is "
+                f"{found.accuracy:.6f} right now; the pool's files changed, search again"
+            )
+        evaluated = cascade.model_copy(update={"evaluated": {problem.split: found}, "pool": reference})
+        candidates.append(Candidate(error=error, cost=cost, cascade=evaluated))
+    return tuple(candidates)
+
+
+def _without_unreached(cascade: Cascade, found: Evaluated) -> Cascade:
+    """Drop the stages at the end that no sample got to."""
+    n = 1 + max(stage for stage, fraction in enumerate(found.exit_fractions) if fraction > 0)
+    stages = (*cascade.stages[: n - 1], cascade.stages[n - 1].model_copy(update={"threshold": None}))
+    return cascade.model_copy(update={"stages": stages})
