@@ -17,7 +17,7 @@ from encas.runtime.machine import usable_cores
 PROVIDERS = ("cuda", "cpu")  # in the order in which they are tried when none is asked for
 _ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # A convolution of one 2 x 2 pixel: enough to see whether a provider's libraries load and compute.
-_PROBE = bytes.fromhex(
+PROBE = bytes.fromhex(
     "08081205656e6361733a6f0a0f0a01780a01771201792204436f6e761201672a1f080108010802080210014201774a10"
     "0000803f0000000000000000000000405a1b0a017812160a14080112100a0208010a0208010a0208020a020802621b0a"
     "017912160a14080112100a0208010a0208010a0208010a02080142040a00100d"
@@ -111,7 +111,7 @@ def provider_failure(provider: str) -> str | None:
             "for a CUDA device: pip uninstall -y onnxruntime, then pip install 'encas[gpu]'"
         )
     try:
-        output = _create(_PROBE, provider).run(None, {"x": np.ones((1, 1, 2, 2), np.float32)})[0]
+        output = _create(PROBE, provider).run(None, {"x": np.ones((1, 1, 2, 2), np.float32)})[0]
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         return _reason(error)
     return None if output.item() == 3.0 else f"1 + 2 is {output.item():g} on it"

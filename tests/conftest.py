@@ -4,6 +4,11 @@ The digits of scikit-learn (1,797 images of 8 x 8 pixels), and networks of one r
 output layer is fitted by ridge regression: real classifiers, of rising cost and accuracy.
 """
 
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,3 +204,53 @@ def bundle_path(_bundle_once: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def bundle(bundle_path: Path) -> Bundle:
     return Bundle.open(bundle_path)
+
+
+@pytest.fixture(scope="session")
+def whole_bundle(networks: tuple[Network, ...], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of all eight networks, to be given other cascades by `dataclasses.replace`; its files stay."""
+    path = tmp_path_factory.mktemp("digits") / "whole"
+    stages = [Stage(member=network.name, threshold=0.8) for network in networks]
+    stages[-1] = stages[-1].model_copy(update={"threshold": None})
+    write_bundle(path, Cascade(stages=tuple(stages)), networks)
+    return Bundle.open(path)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running `encas serve` that can be asked."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+
+@contextmanager
+def running_server(*arguments: str | Path) -> Iterator[Served]:
+    """Run `encas serve ARGUMENTS` on a free port; at the end it must stop in good order, with no complaint."""
+    command = [str(Path(sys.executable).with_name("encas")), "serve", *map(str, arguments), "--port", "0"]
+    with tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            complaints.seek(0)
+            assert " at http" in line, line + complaints.read()
+            yield Served(line.split(" at ")[1].split()[0], process)
+        finally:
+            process.terminate()
+            code = process.wait(60)
+        complaints.seek(0)
+        assert (code, complaints.read()) == (0, "")
+
+
+@pytest.fixture(scope="session")
+def served(_bundle_once: Path) -> Iterator[Served]:
+    """One server of the digits bundle for all tests."""
+    with running_server(_bundle_once, "--provider", "cpu") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., AbstractContextManager[Served]]:
+    """Start further servers."""
+    return running_server
