@@ -43,7 +43,7 @@ def serve(
             address that cannot be had.
     """
     failures: list[Exception] = []
-    with _listening(host, port) as listener:
+    with listening(host, port) as listener:
         bundles = [Bundle.open(path) for path in paths]
 
         def loaded(failure: Exception | None) -> None:
@@ -75,20 +75,36 @@ def serve(
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
     """Take the address first: who connects while the bundles are read waits, instead of being refused."""
+    if not 0 <= port < 2**16:
+        raise InvalidInput(f"cannot listen on port {port}: it must be from 0 (a free one) to {2**16 - 1}")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        number = getattr(error, "errno", None) or 0  # below 0: of getaddrinfo
-        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
+        listener = _listen(host, port)
+    except OSError as error:
+        number = error.errno or 0  # below 0: of getaddrinfo
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise InvalidInput(
             f"cannot listen on {host}, port {port}: {reason}; choose others with --host and --port "
             "(port 0: a free one)"
         ) from None
     with listener:
         yield listener
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # The protocol is TCP's number and not 0 ("any that fits"), as socket.create_server would have it: asyncio
+    # switches Nagle's algorithm off only then, and with it every answer takes 40 ms.
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 @contextmanager

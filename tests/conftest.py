@@ -226,7 +226,7 @@ class Served:
 
 @contextmanager
 def running_server(*arguments: str | Path) -> Iterator[Served]:
-    """Run `encas serve ARGUMENTS` on a free port; at the end it must stop in good order, with no complaint."""
+    """Run `encas serve ARGUMENTS` on a free port; at the end it must stop cleanly, with no complaint."""
     command = [str(Path(sys.executable).with_name("encas")), "serve", *map(str, arguments), "--port", "0"]
     with tempfile.TemporaryFile("w+") as complaints:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
