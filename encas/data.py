@@ -1,6 +1,9 @@
 """Labelled images: a folder per class, a CSV list, arrays in an .npz, or the CIFAR binary files."""
 
 import csv
+import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +57,32 @@ class LabelledImages:
             raise InvalidInput(f"rows '{text}': nothing is left of {len(self)} samples")
         return LabelledImages(self.images[chosen], labels, self.classes)
 
+    def take(self, rows: NDArray[np.intp]) -> "LabelledImages":
+        """Take some samples."""
+        images = self.images
+        chosen = images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows]
+        return LabelledImages(chosen, self.labels[rows], self.classes)
+
+    def in_classes(self, classes: Sequence[str] | None) -> "LabelledImages":
+        """Count the labels by other class names, of which the data may lack some; None changes nothing.
+
+        Raises:
+            InvalidInput: The data has a class that is not among them.
+        """
+        if classes is None or self.classes == tuple(classes):
+            return self
+        if self.classes is None:
+            return LabelledImages(self.images, self.labels, tuple(classes))
+        position = {name: index for index, name in enumerate(classes)}
+        unknown = next((name for name in self.classes if name not in position), None)
+        if unknown is not None:
+            raise InvalidInput(
+                f"class '{unknown}' of the data is not among the {len(classes)} classes that are known, "
+                f"as {', '.join(list(classes)[:3])}"
+            )
+        table = np.array([position[name] for name in self.classes], np.int64)
+        return LabelledImages(self.images, table[self.labels], tuple(classes))
+
 
 def open_images(path: Path | str) -> LabelledImages:
     """Find out what kind of data a path is, and list its images.
@@ -87,6 +116,25 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
+def read_classes(path: Path | str) -> tuple[str, ...]:
+    """Read the names of the classes, one per line, in the order of the networks' outputs.
+
+    Raises:
+        InvalidInput: No such file, no names, or one that stands there twice.
+    """
+    path = Path(path)
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except FileNotFoundError:
+        raise InvalidInput(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path}: must hold one class name per line, is no text") from None
+    if len(set(names)) < max(len(names), 1):
+        found = f"names '{Counter(names).most_common(1)[0][0]}' twice" if names else "is empty"
+        raise InvalidInput(f"{path}: must hold one class name per line, each once; {found}")
+    return names
+
+
 def _folder(path: Path) -> LabelledImages:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
@@ -100,13 +148,16 @@ def _folder(path: Path) -> LabelledImages:
 
 
 def _csv(path: Path) -> LabelledImages:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInput(f"{path}: not a CSV file: {error}") from None
     if not rows or not {"file", "class_index"} <= set(rows[0]):
         raise InvalidInput(
             f"{path}: a header with the columns file and class_index is needed, and rows below it"
         )
-    images = [path.parent / row["file"] for row in rows]
+    images = [path.parent / (row["file"] or "") for row in rows]
     missing = next((image for image in images if not image.is_file()), None)
     if missing is not None:
         raise InvalidInput(f"{path}: lists {missing}, which is not there")
@@ -119,9 +170,10 @@ def _csv(path: Path) -> LabelledImages:
 
 def _npz(path: Path) -> LabelledImages:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files if name in ("images", "labels", "classes")}
-    except (ValueError, OSError, EOFError) as error:
+        arrays = np.load(path, allow_pickle=False)
+        names = arrays.files if isinstance(arrays, np.lib.npyio.NpzFile) else ()
+        found = {name: arrays[name] for name in names if name in ("images", "labels", "classes")}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidInput(f"{path}: not a whole .npz of plain arrays: {error}") from None
     if "images" not in found or "labels" not in found:
         raise InvalidInput(f"{path}: needs the arrays images and labels, has {', '.join(found) or 'neither'}")
@@ -169,7 +221,7 @@ def read_labels(path: Path | str) -> NDArray[np.int64]:
             labels = np.array([int(line) for line in path.read_text(encoding="utf-8").split()])
         except FileNotFoundError:
             raise InvalidInput(f"{path}: no such file") from None
-        except ValueError:
+        except ValueError:  # no numbers, or not even text
             raise InvalidInput(f"{path}: must hold one whole number per line") from None
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise InvalidInput(

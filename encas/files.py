@@ -4,7 +4,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import reprlib
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +41,52 @@ def replaced(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # "no space left on device" knows no place
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes the name when the block ends well, else it goes.
+
+    What had the name before is removed then, so check beforehand that it may go.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files below a folder that processes left which were killed."""
+    for path in folder.rglob(".*.tmp"):
+        pid = re.fullmatch(r"\..*\.(\d+)\.tmp", path.name)
+        if pid and path.is_file() and not _runs(int(pid[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, but it runs
+        return True
+    return True
 
 
 @contextmanager
@@ -108,7 +154,10 @@ def write_npy(path: Path, array: NDArray[Any]) -> str:
     """Write an array in one step and return the sha256 of the file."""
     with replaced(path) as temporary:
         with temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+            # As `np.save` does, but a full disk is an error of the system that says so.
+            array = np.ascontiguousarray(array)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.data)
         return sha256_of(temporary)
 
 

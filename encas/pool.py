@@ -223,7 +223,10 @@ class Pool:
                         f"{self.path}: split '{name}' has other labels ({known.n} samples, now "
                         f"{len(labels)}); use the same data in the same order, or another split name"
                     )
-                return now
+                if data is None or known.data is not None:
+                    return now
+                known = known.model_copy(update={"data": data})
+                return now._write({"splits": {**now.file.splits, name: known}})
             file = f"{name}/labels.npy"
             digest = write_npy(self.path / file, labels)
             split = Split(n=len(labels), labels=file, sha256=digest, data=data)

@@ -1,1 +1,41 @@
 """From networks to pools, and from a cascade to a bundle of ONNX files."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from encas.export.latency import measure_pool
+    from encas.export.merger import merge
+    from encas.export.outputs import import_outputs
+    from encas.export.packing import export
+    from encas.export.recorder import record
+    from encas.export.source import MemberSpec, Network, open_network
+
+_HOMES = {
+    "MemberSpec": "encas.export.source",
+    "Network": "encas.export.source",
+    "export": "encas.export.packing",
+    "import_outputs": "encas.export.outputs",
+    "measure_pool": "encas.export.latency",
+    "merge": "encas.export.merger",
+    "open_network": "encas.export.source",
+    "record": "encas.export.recorder",
+}
+
+__all__ = [
+    "MemberSpec",
+    "Network",
+    "export",
+    "import_outputs",
+    "measure_pool",
+    "merge",
+    "open_network",
+    "record",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: torch and onnx are needed by some of it only."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'encas.export' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
