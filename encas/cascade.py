@@ -19,6 +19,7 @@ MemberProbs = Callable[[int, Rows], NDArray[np.floating[Any]]]
 
 Combine = Literal["mean", "last"]
 Confidence = Literal["max-probability", "logit-gap"]
+_LARGE = 256  # numbers from which on rounding in bulk is faster than one by one
 
 
 class Stage(FileModel):
@@ -138,7 +139,23 @@ def as_recorded(probs: NDArray[np.floating[Any]]) -> Probs:
     Everything that runs a cascade starts from the same rounded numbers, so that the search, the executor
     and the server take the same side of a threshold although their engines differ in the last float32 bits.
     """
-    return probs.astype(np.float16).astype(np.float32)
+    if probs.dtype != np.float32 or probs.size < _LARGE or not (probs.min() >= 0 and probs.max() < 2):
+        return probs.astype(np.float16).astype(np.float32)
+    return _rounded(np.asarray(probs, np.float32))
+
+
+def _rounded(probs: Probs) -> Probs:
+    """Round numbers in [0, 2) to float16 as numpy does, 30 times as fast where many are tiny.
+
+    numpy converts one number at a time and reports every underflow to the processor.
+    """
+    bits = probs.view(np.uint32)
+    # float16 keeps 10 of the mantissa's 23 bits; a tie goes to the even neighbour.
+    to_even = np.uint32(0x0FFF) + ((bits >> np.uint32(13)) & np.uint32(1))
+    normal = ((bits + to_even) & np.uint32(0xFFFFE000)).view(np.float32)
+    # Below its smallest normal number float16 has steps of 2**-24, which is what float32 has above 0.5.
+    half = np.float32(0.5)
+    return np.where(probs < np.float32(2**-14), (probs + half) - half, normal)
 
 
 def confidence_of(probs: Probs, kind: Confidence) -> NDArray[np.float32]:

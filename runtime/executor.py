@@ -60,6 +60,8 @@ class CascadeExecutor:
         self._clock = clock
         self._members = self.bundle.stage_members
         self._macs = [member.macs for member in self._members]
+        self._specs = list(dict.fromkeys(member.preprocess for member in self._members))  # the distinct ones
+        self._spec_of = [self._specs.index(member.preprocess) for member in self._members]
         self._sessions = {name: self._open(name) for name in dict.fromkeys(self.bundle.cascade.member_names)}
 
     def __enter__(self) -> "CascadeExecutor":
@@ -99,7 +101,7 @@ class CascadeExecutor:
         def member_probs(stage: int, active: Rows) -> NDArray[np.float32]:
             if len(active) == 0:
                 return np.empty((0, len(self.bundle.labels)), np.float32)
-            tensor = inputs.tensor(self._members[stage].preprocess, active)
+            tensor = inputs.tensor(self._spec_of[stage], active)
             session = self._sessions[self._members[stage].name]
             start_s = self._clock()
             probs = session.run(tensor)
@@ -136,27 +138,26 @@ class CascadeExecutor:
             raise InvalidInput("images: one image was given; put it into a list")
         if not isinstance(images, np.ndarray):
             decoded = [decode(image, f"image {row}") for row, image in enumerate(images)]
-            return _Inputs(len(decoded), decoded)
+            return _Inputs(self._specs, len(decoded), decoded)
         if images.dtype == np.uint8:
             pixels = _checked_pixels(images)
-            return _Inputs(len(pixels), pixels)
+            return _Inputs(self._specs, len(pixels), pixels)
         return self._ready(images)
 
     def _ready(self, tensor: NDArray[Any]) -> "_Inputs":
         """Take a tensor that the caller has prepared, which can only suit members that agree."""
-        specs = {member.preprocess for member in self._members}
-        if len(specs) != 1:
+        if len(self._specs) != 1:
             raise InvalidInput(
-                f"images: the {len(self._members)} stages prepare images in {len(specs)} different ways; "
+                f"images: the {len(self._members)} stages prepare images in {len(self._specs)} different ways; "
                 "give images (bytes, paths or uint8 pixels), not one prepared tensor"
             )
-        spec = specs.pop()
+        (spec,) = self._specs
         if tensor.dtype != np.float32 or tensor.ndim != 4 or tensor.shape[1:] != spec.shape:
             raise InvalidInput(
                 f"images: a prepared tensor must be float32 of shape (n, {', '.join(map(str, spec.shape))}), "
                 f"is {tensor.dtype} of {tensor.shape}"
             )
-        return _Inputs(len(tensor), (), {spec: (np.arange(len(tensor)), tensor)})
+        return _Inputs(self._specs, len(tensor), (), tensor)
 
     def _check(self, probs: NDArray[np.float32], stage: int, active: Rows) -> None:
         name = self._members[stage].name
@@ -177,25 +178,30 @@ class _Inputs:
 
     def __init__(
         self,
+        specs: Sequence[Preprocess],
         n: int,
         images: Sequence[pillow.Image] | NDArray[np.uint8],
-        ready: dict[Preprocess, tuple[Rows, Tensor]] | None = None,
+        ready: Tensor | None = None,
     ) -> None:
         self.n = n
         self.n_resized = 0
+        self._specs = specs
         self._images = images
-        self._ready = dict(ready or {})  # preprocessing -> the rows that were prepared, and their tensor
+        # Index of the preprocessing -> the rows that were prepared, and their tensor.
+        self._prepared: dict[int, tuple[Rows, Tensor]] = {}
+        if ready is not None:
+            self._prepared[0] = (np.arange(n), ready)
 
-    def tensor(self, spec: Preprocess, rows: Rows) -> Tensor:
+    def tensor(self, which: int, rows: Rows) -> Tensor:
         """Return the samples of some rows; a later call asks for the same rows or for fewer."""
-        if spec in self._ready:
-            have, tensor = self._ready[spec]
+        if which in self._prepared:
+            have, tensor = self._prepared[which]
             if len(have) != len(rows):
                 tensor = tensor[np.searchsorted(have, rows)]
         else:
-            tensor = self._prepare(spec, rows)
+            tensor = self._prepare(self._specs[which], rows)
             self.n_resized += len(rows)
-        self._ready[spec] = (rows, tensor)
+        self._prepared[which] = (rows, tensor)
         return tensor
 
     def _prepare(self, spec: Preprocess, rows: Rows) -> Tensor:
