@@ -46,7 +46,7 @@ def export(
     data: Path | str | None = None,
     split: str | None = None,
     samples: int = 512,
-    name: str | None = None,
+    name: str = "cascade",
     version: str = "1",
     allow_code: bool = False,
     advance: Advance = lambda _n, _words: None,
@@ -60,7 +60,7 @@ def export(
         data: The recorded images; by default where the pool says that they lie.
         split: On which split to check; by default one that the cascade was evaluated on.
         samples: At most so many images, evenly spread over the split.
-        name: Of the model behind an endpoint; by default that of the folder.
+        name: Of the model behind an endpoint.
         version: Of the model behind an endpoint.
         allow_code: Run the Python functions that `torch:` members name.
         advance: Told of every step; `steps` in all.
@@ -72,9 +72,8 @@ def export(
     """
     if not isinstance(cascade, Cascade):
         cascade = Cascade.read(cascade)
-    pool = _pool_of(cascade, pool)
+    pool = pool_of(cascade, pool)
     out = Path(out)
-    name = as_name(out.resolve().name) if name is None else name
     if as_name(name) != name:
         raise InvalidInput(
             f"name '{name}': letters, digits and . _ - + # @ = are fine, as in '{as_name(name)}'"
@@ -131,7 +130,12 @@ class _Draft:
         return Bundle.open(self.folder)
 
 
-def _pool_of(cascade: Cascade, pool: Pool | Path | str | None) -> Pool:
+def pool_of(cascade: Cascade, pool: Pool | Path | str | None) -> Pool:
+    """Open the pool of a cascade: the one that is named, or the one that the cascade names.
+
+    Raises:
+        InvalidInput: Neither names one, or it is none.
+    """
     if isinstance(pool, Pool):
         return pool
     if pool is None and cascade.pool is None:

@@ -34,6 +34,7 @@ def record(
     split: str = "val",
     rows: str = ":",
     classes: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
     batch: int = 64,
     device: str = "cpu",
     advance: Advance = lambda _n, _by: None,
@@ -50,6 +51,7 @@ def record(
         split: Name of the split that the data is.
         rows: Which rows of the data, as a slice `start:stop:step`.
         classes: Names in the order of the networks' outputs, where the data does not tell.
+        preprocess: For members of which neither the list nor the source tells it.
         batch: Samples at a time. Another batch size may change the last bits of an answer.
         device: "cpu" or "cuda".
         advance: Told about progress: a member answers every image of the data once.
@@ -78,7 +80,7 @@ def record(
             advance(len(images), spec.member_name)
         else:
             todo.append(spec)
-    for group in _groups(todo, device):
+    for group in _groups(todo, device, preprocess):
         n_classes = _common_classes(group, images, data)
         known = Pool.open_or_create(pool, images.classes or n_classes)
         known = known.with_split(split, images.labels, reference)
@@ -126,11 +128,11 @@ def _is_recorded(pool: Pool, spec: MemberSpec, split: str) -> bool:
     return pool.is_recorded(known.name, split)
 
 
-def _groups(specs: Sequence[MemberSpec], device: str) -> Iterator[Group]:
+def _groups(specs: Sequence[MemberSpec], device: str, default: Preprocess | None) -> Iterator[Group]:
     """Open networks, and yield neighbours that prepare images in the same way together."""
     group: Group = []
     for spec in specs:
-        network = open_network(spec, device)
+        network = open_network(spec, device, default)
         if group and (len(group) == MOST_TOGETHER or network.preprocess != group[0][1].preprocess):
             yield group
             group = []

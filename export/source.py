@@ -170,12 +170,13 @@ def spec_of(member: Member, pool: Path, *, allow_code: bool) -> MemberSpec:
     return absolute(spec, pool)
 
 
-def open_network(spec: MemberSpec, device: str = "cpu") -> Network:
+def open_network(spec: MemberSpec, device: str = "cpu", default: Preprocess | None = None) -> Network:
     """Open a network on "cpu" or "cuda".
 
     Args:
         spec: As `absolute` returns it.
         device: Where `probs` computes.
+        default: Preprocessing for a network of which neither `spec` nor the source tells it.
 
     Raises:
         MissingPackage: A package for this kind of source is missing.
@@ -185,7 +186,7 @@ def open_network(spec: MemberSpec, device: str = "cpu") -> Network:
         require("onnx", "export")
         from encas.export.onnx_network import open_onnx  # noqa: PLC0415  (needs no torch)
 
-        return open_onnx(Path(spec.rest), _needed(spec, None), device)
+        return open_onnx(Path(spec.rest), _needed(spec, None, default), device)
     require("torch", "export")
     if spec.kind != "torch":
         require(spec.kind, "export")
@@ -195,7 +196,7 @@ def open_network(spec: MemberSpec, device: str = "cpu") -> Network:
     weights = None if spec.weights is None else Path(spec.weights)
     opened = {"timm": modules.from_timm, "torchvision": modules.from_torchvision}
     module, own = opened.get(spec.kind, modules.from_function)(spec.rest, weights)
-    return open_module(module, _needed(spec, own), device, spec.source)
+    return open_module(module, _needed(spec, own, default), device, spec.source)
 
 
 def first_twice(names: Sequence[str]) -> str | None:
@@ -203,8 +204,8 @@ def first_twice(names: Sequence[str]) -> str | None:
     return next((name for j, name in enumerate(names) if name in names[:j]), None)
 
 
-def _needed(spec: MemberSpec, own: Preprocess | None) -> Preprocess:
-    preprocess = spec.preprocess or own
+def _needed(spec: MemberSpec, own: Preprocess | None, default: Preprocess | None) -> Preprocess:
+    preprocess = spec.preprocess or own or default
     if preprocess is None:
         raise InvalidInput(
             f"{spec.source}: does not say how to prepare an image; give it with --preprocess FILE, as in "

@@ -1,7 +1,105 @@
-"""Commands."""
+"""`encas export`: from a cascade to a bundle."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from encas.bundle import Bundle
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    app.command("export")(export)
+
+
+def export(
+    cascade: Annotated[Path, typer.Argument(metavar="CASCADE", help="File that `encas pick` wrote.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="BUNDLE", help="Folder to write; a bundle there is replaced."),
+    ] = Path("bundle"),
+    pool: Annotated[
+        Path | None,
+        typer.Option("--pool", help="Where the members were recorded, if not where the cascade says."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="The recorded images, if they are not where the pool says."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split to check on; by default one that was evaluated.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Images to check on, evenly spread over the split.")
+    ] = 512,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Of the model when it is served; by default that of the file CASCADE."),
+    ] = None,
+    model_version: Annotated[
+        str, typer.Option("--model-version", help="Of the model when it is served.")
+    ] = "1",
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the Python functions that torch: members name.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Write a cascade and its networks as a bundle of ONNX files that needs nothing else.
+
+    Every network is compared with its source, and the whole cascade with the pool's recorded decisions, on
+    real images; nothing is written if they do not agree.
+
+    Example: `encas export cascade.json -o bundle`
+    """
+    from encas import Pool
+    from encas.cascade import Cascade
+    from encas.cli.output import print_json, progress
+    from encas.export import export
+    from encas.export.packing import pool_of, steps
+    from encas.export.source import as_name
+
+    opened = Cascade.read(cascade)
+    where = pool_of(opened, None if pool is None else Pool.open(pool))
+    with progress("exporting", steps(opened), quiet=as_json) as advance:
+        bundle = export(
+            opened,
+            where,
+            out,
+            data=data,
+            split=split,
+            samples=samples,
+            name=name or as_name(cascade.stem),
+            version=model_version,
+            allow_code=allow_code,
+            advance=advance,
+        )
+    if as_json:
+        print_json(bundle.file)
+    else:
+        _print_bundle(bundle, out)
+
+
+def _print_bundle(bundle: "Bundle", out: Path) -> None:
+    from encas.cli.output import print_line, print_table
+
+    rows = [
+        (
+            member.name,
+            f"{member.macs / 1e6:.4g}",
+            str(member.opset),
+            f"{member.parity.max_abs_difference:.1g}",
+            str(member.parity.changed_labels),
+        )
+        for member in bundle.file.members
+    ]
+    print_table(("member", "MMACs", "opset", "off by", "labels changed"), rows)
+    parity = bundle.file.parity
+    if parity is not None:
+        agree = parity.n - parity.different
+        near = f", {parity.near_threshold} lie on a threshold" if parity.near_threshold else ""
+        print_line(f"decides {agree} of {parity.n} images of '{parity.split}' as recorded{near}")
+    size_bytes = sum((bundle.path / file).stat().st_size for file in bundle.file.files)
+    print_line(f"{out}: {len(bundle.file.files) + 1} files, {size_bytes / 1e6:.1f} MB")
+    print_line(f"next: encas run {out} IMAGES...")

@@ -1,7 +1,350 @@
-"""Commands."""
+"""`encas pool`: making, filling and looking at pools."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from encas.cli.numbers import BatchCommand
+
+if TYPE_CHECKING:
+    from encas.export import MemberSpec
+    from encas.pool import Latency, Member, Pool
+
+PoolPath = Annotated[Path, typer.Argument(metavar="POOL", help="Folder of the pool.")]
+NewPool = Annotated[Path, typer.Argument(metavar="POOL", help="Folder of the pool; made if it is not there.")]
+SplitName = Annotated[str, typer.Option("--split", help="Name of the split that these samples are.")]
+Classes = Annotated[
+    Path | None,
+    typer.Option("--classes", help="Names of the classes, one per line, in the order of the outputs."),
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the Python functions that torch: members name.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    pool = typer.Typer(
+        no_args_is_help=True, help="Make, fill and look at pools of networks.", rich_markup_mode="markdown"
+    )
+    pool.command("record")(record)
+    pool.command("import")(import_)
+    pool.command("list")(list_)
+    pool.command("check")(check)
+    pool.command("merge")(merge)
+    pool.command("measure", cls=BatchCommand)(measure)
+    app.add_typer(pool, name="pool")
+
+
+def record(
+    pool: NewPool,
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            help="Labelled images: a folder with one folder per class, an .npz (images, labels), a .csv "
+            "(file, class_index), or CIFAR's .bin files.",
+        ),
+    ],
+    member: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--member",
+            metavar="SOURCE",
+            help="timm:NAME, torchvision:NAME, torch:MODULE:FUNCTION or onnx:FILE; may be repeated.",
+        ),
+    ] = None,
+    members: Annotated[
+        Path | None,
+        typer.Option(
+            "--members",
+            metavar="FILE.yml",
+            help="A list of {source, name, weights, preprocess}, all but the first optional.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", metavar="FILE", help="Of the single --member: .safetensors, or a saved state_dict."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the single --member.")] = None,
+    preprocess: Annotated[
+        Path | None,
+        typer.Option(
+            "--preprocess", metavar="FILE.yml", help="How to prepare images for members that do not say."
+        ),
+    ] = None,
+    rows: Annotated[
+        str, typer.Option("--rows", help="Which of the images, as a slice: :5000, 5000: or ::2.")
+    ] = ":",
+    split: SplitName = "val",
+    classes: Classes = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Record what networks answer for labelled images.
+
+    Members that are recorded already are skipped: killed at any moment, the same command goes on from there
+    and ends with the same bytes.
+
+    Example: `encas pool record pool --member timm:resnet18 --member timm:resnet50 --data imagenet/val`
+    """
+    from encas.cli.output import print_json, print_line, progress
+    from encas.data import open_images, read_classes
+    from encas.errors import InvalidInput
+    from encas.export import record
+    from encas.export.source import read_preprocess
+
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
+    specs = _specs(member or [], members, weights, name)
+    n = len(open_images(data).rows(rows))
+    with progress("recorded", n * len(specs), quiet=as_json) as advance:
+        made = record(
+            pool,
+            specs,
+            data,
+            split=split,
+            rows=rows,
+            classes=None if classes is None else read_classes(classes),
+            preprocess=None if preprocess is None else read_preprocess(preprocess),
+            batch=batch,
+            device=device,
+            advance=advance,
+        )
+    if as_json:
+        print_json(_told(made, [made.member(spec.member_name) for spec in specs]))
+        return
+    _print_members(made, [made.member(spec.member_name) for spec in specs])
+    print_line(f"{pool}: {len(made.names)} members, split '{split}' with {made.split(split).n} images")
+    _print_next(made, split)
+
+
+def import_(
+    pool: NewPool,
+    probs: Annotated[
+        Path, typer.Option("--probs", metavar="DIR", help="Folder with NAME.npy, (n, c) probabilities each.")
+    ],
+    labels: Annotated[
+        Path, typer.Option("--labels", help="(n,) class indices: .npy, or text with one number per line.")
+    ],
+    costs: Annotated[
+        Path, typer.Option("--costs", metavar="FILE.csv", help="Columns name, macs and, if known, params.")
+    ],
+    split: SplitName = "val",
+    classes: Classes = None,
+    as_json: Json = False,
+) -> None:
+    """Import probabilities that were computed elsewhere; all of them, or none if something is wrong.
+
+    Example: `encas pool import pool --probs outputs/ --labels labels.txt --costs costs.csv`
+    """
+    from encas.cli.output import print_json, print_line
+    from encas.data import read_classes
+    from encas.export import import_outputs
+    from encas.export.outputs import read_costs
+
+    names = None if classes is None else read_classes(classes)
+    made = import_outputs(pool, probs, labels, costs, split=split, classes=names)
+    new = [made.member(row.name) for row in read_costs(costs)]
+    if as_json:
+        print_json(_told(made, new))
+        return
+    _print_members(made, new)
+    print_line(f"{pool}: {len(made.names)} members, split '{split}' with {made.split(split).n} samples")
+    _print_next(made, split)
+
+
+def list_(pool: PoolPath, as_json: Json = False) -> None:
+    """List the members of a pool: cost, accuracy on each split, time on the machine measured last.
+
+    Example: `encas pool list pool`
+    """
+    from encas.cli.output import print_json, print_line
+    from encas.pool import Pool
+
+    opened = Pool.open(pool)
+    if as_json:
+        print_json(_told(opened, opened.file.members))
+        return
+    _print_members(opened, opened.file.members)
+    sizes = ", ".join(f"{name} ({split.n})" for name, split in opened.file.splits.items())
+    print_line(f"{len(opened.names)} members, {opened.n_classes} classes, splits: {sizes}")
+    print_line(f"next: encas pool check {pool}")
+
+
+def check(pool: PoolPath, as_json: Json = False) -> None:
+    """Read everything in a pool, and say what is not as it should be; exit code 1 if anything is not.
+
+    Example: `encas pool check pool`
+    """
+    from encas.cli.output import print_json, print_line
+    from encas.errors import InvalidInput
+    from encas.pool import Pool
+
+    opened = Pool.open(pool)
+    problems = opened.problems()
+    if as_json:
+        print_json({"problems": problems})
+    else:
+        for problem in problems:
+            print_line(problem)
+    if problems:
+        raise InvalidInput(f"{pool}: {len(problems)} problems found; record or import these members again")
+    if not as_json:
+        print_line(f"{pool}: {len(opened.names)} members, nothing wrong")
+        print_line(f"next: encas search --pool {pool}")
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    pools: Annotated[list[Path], typer.Argument(metavar="POOL...", help="Pools with the same samples.")],
+    as_json: Json = False,
+) -> None:
+    """Merge pools with the same classes, and the same labels in splits of the same name, into a new one.
+
+    Example: `encas pool merge all pool-a pool-b`
+    """
+    from encas.cli.output import print_json, print_line
+    from encas.export import merge
+
+    made = merge(out, pools)
+    if as_json:
+        print_json(_told(made, made.file.members))
+        return
+    _print_members(made, made.file.members)
+    print_line(f"{out}: {len(made.names)} members from {len(pools)} pools")
+    print_line(f"next: encas search --pool {out}")
+
+
+def measure(
+    pool: PoolPath,
+    provider: Annotated[
+        str | None,
+        typer.Option("--provider", help="cpu or cuda. The default is cuda if it works here, else cpu."),
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="Batch sizes to time.  [default: 1 8 32]")
+    ] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option("--member", metavar="NAME", help="Only this one; may be repeated."),
+    ] = None,
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+) -> None:
+    """Measure how long the members take on this machine in ONNX Runtime, and write it into the pool.
+
+    Example: `encas pool measure pool --provider cpu --batch 1 8 32`
+    """
+    from encas.cli.output import print_json, print_line, print_table, progress
+    from encas.export import measure_pool
+    from encas.pool import Pool
+    from encas.runtime.measure import DEFAULT_BATCHES
+
+    opened = Pool.open(pool)
+    names, batches = member or list(opened.names), sorted(set(batch or DEFAULT_BATCHES))
+    with progress("measuring", len(set(names)) * (1 + len(batches)), quiet=as_json) as advance:
+        _, found = measure_pool(
+            opened, names, batches, provider=provider, allow_code=allow_code, advance=advance
+        )
+    if as_json:
+        print_json(found)
+        return
+    print_line(f"{found.machine.name}, {found.provider}, ONNX Runtime {found.machine.onnxruntime}")
+    rows = [
+        (name, str(t.batch), f"{1e3 * t.latency_s.median:.3g}", f"{1e3 * t.latency_s.p95:.3g}")
+        for name, timings in found.members.items()
+        for t in timings
+    ]
+    print_table(("time of a batch", "batch", "median ms", "p95 ms"), rows)
+    print_line(f"next: encas search --pool {pool} --objective latency:{found.provider}:{batches[0]}")
+
+
+def _specs(
+    sources: list[str], file: Path | None, weights: Path | None, name: str | None
+) -> "list[MemberSpec]":
+    """Read what the options say of the members."""
+    from encas.errors import InvalidInput
+    from encas.export import MemberSpec
+    from encas.export.source import read_members
+    from encas.files import parse_model
+
+    if (weights or name) and (len(sources) != 1 or file):
+        raise InvalidInput(
+            "--weights and --name belong to a single --member; for several write --members FILE"
+        )
+    if not sources and file is None:
+        raise InvalidInput("no member is named; add --member SOURCE or --members FILE")
+    given = {"name": name, "weights": None if weights is None else str(weights)}
+    specs = [parse_model({"source": s, **given}, MemberSpec, f"--member {s}") for s in sources]
+    specs += read_members(file) if file else ()
+    return specs
+
+
+def _accuracies(pool: "Pool", member: "Member") -> dict[str, float]:
+    """Share of right answers on each recorded split."""
+    return {
+        split: float((pool.probs(member.name, split).argmax(axis=1) == pool.labels(split)).mean())
+        for split in pool.file.splits
+        if split in member.outputs
+    }
+
+
+def _told(pool: "Pool", members: "Any") -> dict[str, Any]:
+    """Return what `--json` prints of members."""
+    return {
+        "pool": str(pool.path),
+        "classes": pool.n_classes,
+        "splits": {name: split.n for name, split in pool.file.splits.items()},
+        "members": [
+            {
+                **member.model_dump(mode="json", exclude={"outputs"}),
+                "accuracy": _accuracies(pool, member),
+            }
+            for member in members
+        ],
+    }
+
+
+def _print_members(pool: "Pool", members: "Any") -> None:
+    from encas.cli.output import print_table
+
+    splits = list(pool.file.splits)
+    setting = _shown_latency(members)
+    header = ["member", "MMACs", "Mparams", *(f"{split} %" for split in splits)]
+    rows = []
+    for member in members:
+        accuracies = _accuracies(pool, member)
+        params = "" if member.params is None else f"{member.params / 1e6:.3g}"
+        right = [f"{100 * accuracies[split]:.2f}" if split in accuracies else "" for split in splits]
+        rows.append([member.name, f"{member.macs / 1e6:.4g}", params, *right])
+        if setting is not None:
+            times = [f"{1e3 * entry.latency_s:.3g}" for entry in member.latency if _setting(entry) == setting]
+            rows[-1].append((times or [""])[0])
+    if setting is not None:
+        header.append(f"ms {setting[1]}:{setting[3]}")
+    print_table(header, rows)
+
+
+def _shown_latency(members: "Any") -> tuple[str, str, str, int] | None:
+    """Choose one machine, provider, precision and batch: what most members share, then the smallest."""
+    counts: dict[tuple[str, str, str, int], int] = {}
+    for member in members:
+        for entry in member.latency:
+            counts[_setting(entry)] = counts.get(_setting(entry), 0) + 1
+    return min(counts, key=lambda setting: (-counts[setting], setting[3], setting), default=None)
+
+
+def _setting(entry: "Latency") -> tuple[str, str, str, int]:
+    return (entry.machine, entry.provider, entry.precision, entry.batch)
+
+
+def _print_next(pool: "Pool", split: str) -> None:
+    from encas.cli.output import print_line
+
+    print_line(f"next: encas search --pool {pool.path}" + (f" --split {split}" if split != "val" else ""))
