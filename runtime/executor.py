@@ -148,7 +148,8 @@ class CascadeExecutor:
         """Take a tensor that the caller has prepared, which can only suit members that agree."""
         if len(self._specs) != 1:
             raise InvalidInput(
-                f"images: the {len(self._members)} stages prepare images in {len(self._specs)} different ways; "
+                f"images: the {len(self._members)} stages prepare images in "
+                f"{len(self._specs)} different ways; "
                 "give images (bytes, paths or uint8 pixels), not one prepared tensor"
             )
         (spec,) = self._specs
