@@ -197,7 +197,9 @@ def _add_errors(app: FastAPI) -> None:
         return _error(error.status_code, message, error.headers)
 
     async def crashed(_request: Request, _exception: Exception) -> Response:
-        return _error(500, "the server failed on this request; its log says why")
+        # Starlette raises the error once more for the log, and the server then drops the connection.
+        headers = {"Connection": "close"}
+        return _error(500, "the server failed on this request; its log says why", headers)
 
     app.add_exception_handler(InvalidInput, refuse)
     app.add_exception_handler(RequestValidationError, refuse)

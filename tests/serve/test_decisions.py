@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tritonclient import http as triton
+from tritonclient import http as triton  # type: ignore[import-untyped]
 
 from encas.bundle import Bundle
 from encas.cascade import Answers, Cascade, as_recorded
@@ -93,8 +93,20 @@ def expected(bundle: Bundle, pool_path: Any, digits: "Digits") -> tuple[Answers,
     return answers, sure
 
 
-@pytest.mark.parametrize("batch", [1, 7, 64])
-@pytest.mark.parametrize("form", [as_prepared, as_pixels, as_files])
+@pytest.mark.parametrize(
+    ("form", "batch"),
+    [
+        pytest.param(as_prepared, 1, marks=pytest.mark.slow),
+        (as_prepared, 7),
+        (as_prepared, 64),
+        pytest.param(as_pixels, 1, marks=pytest.mark.slow),
+        (as_pixels, 7),
+        (as_pixels, 64),
+        (as_files, 1),
+        (as_files, 7),
+        (as_files, 64),
+    ],
+)
 def test_every_sample_gets_the_answer_of_the_executor(
     form: Callable[[NDArray[np.uint8]], tuple[str, NDArray[Any]]],
     batch: int,

@@ -16,7 +16,9 @@ from encas.serve.tensor import Tensor
 def two_ways(bundle: Bundle) -> Bundle:
     """The digits bundle, its last member wanting other images than the first two."""
     *others, last = bundle.file.members
-    resized = last.model_copy(update={"preprocess": Preprocess(channels=1, size=16, mean=(0.0,), std=(1.0,))})
+    resized = last.model_copy(
+        update={"preprocess": Preprocess(channels=1, size=(16, 16), mean=(0.0,), std=(1.0,))}
+    )
     return replace(bundle, file=bundle.file.model_copy(update={"members": (*others, resized)}))
 
 
@@ -89,9 +91,9 @@ def test_a_tensor_that_does_not_fit_is_told(tensor: Tensor, says: str, bundle: B
 
 def answers(**changes: Any) -> Answers:
     fields = {
-        "probs": np.float32([[0.0, 1.0] + [0.0] * 8, [0.7, 0.3] + [0.0] * 8]),
+        "probs": np.array([[0.0, 1.0] + [0.0] * 8, [0.7, 0.3] + [0.0] * 8], np.float32),
         "label": np.array([1, 0]),
-        "confidence": np.float32([1.0, 0.7]),
+        "confidence": np.array([1.0, 0.7], np.float32),
         "exit_stage": np.array([0, 2]),
         "macs": np.array([5, 90]),
     }
@@ -110,5 +112,5 @@ def test_the_outputs_are_what_the_metadata_promises(bundle: Bundle) -> None:
 
 
 def test_an_infinite_confidence_becomes_the_largest_number(bundle: Bundle) -> None:
-    tensors = outputs_of(answers(confidence=np.float32([np.inf, 0.7])), bundle)
+    tensors = outputs_of(answers(confidence=np.array([np.inf, 0.7], np.float32)), bundle)
     assert np.asarray(tensors["confidence"].data).tolist() == [np.finfo(np.float32).max, np.float32(0.7)]
