@@ -129,11 +129,17 @@ class Models:
         return HTTPException(503, f"{what} is still loading; ask again", headers={"Retry-After": "1"})
 
 
+def log_failure(failure: Exception | None) -> None:
+    """Tell the log that a bundle could not be loaded."""
+    if failure is not None:
+        _log.error("a bundle could not be loaded: %s", failure)
+
+
 def create_app(
     bundles: Sequence[Bundle],
     *,
     load: Load = CascadeExecutor,
-    loaded: Loaded = lambda _failure: None,
+    loaded: Loaded = log_failure,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
     """Make the application; it loads the bundles when a server starts it, and is live meanwhile.
@@ -177,7 +183,6 @@ async def _load(models: Models, load: Load, loaded: Loaded) -> None:
         await run_in_threadpool(models.load, load)
     except Exception as error:
         models.failure = str(error)
-        _log.error("a bundle could not be loaded: %s", error)
         loaded(error)
     else:
         loaded(None)

@@ -7,7 +7,7 @@ output layer is fitted by ridge regression: real classifiers, of rising cost and
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from encas.preprocess import Preprocess
 PREPROCESS = Preprocess(channels=1, size=(8, 8), interpolation="bilinear", mean=(0.0,), std=(1.0,))
 HIDDEN = (4, 8, 16, 32, 64, 128, 256, 512)
 N_VAL = 600
+ENCAS = Path(sys.executable).with_name("encas")
 
 
 @dataclass(frozen=True)
@@ -225,9 +226,9 @@ class Served:
 
 
 @contextmanager
-def running_server(*arguments: str | Path) -> Iterator[Served]:
+def running_server(*arguments: str | Path, encas: Sequence[str | Path] = (ENCAS,)) -> Iterator[Served]:
     """Run `encas serve ARGUMENTS` on a free port; at the end it must stop cleanly, with no complaint."""
-    command = [str(Path(sys.executable).with_name("encas")), "serve", *map(str, arguments), "--port", "0"]
+    command = [*encas, "serve", *arguments, "--port", "0"]
     with tempfile.TemporaryFile("w+") as complaints:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
         try:
