@@ -1,7 +1,93 @@
-"""Commands."""
+"""`encas demo`: the whole path on data that ships with scikit-learn."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from encas.demo import Outcome, Row
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    app.command("demo")(demo)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("encas-demo"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Walk the whole path on handwritten digits, in about two minutes.
+
+    Trains ten small networks, records them into a pool, searches a front, picks a cascade, exports, runs,
+    measures and serves it, and compares it with the best single network.
+
+    Example: `encas demo --out encas-demo`
+    """
+    import time
+    from dataclasses import asdict
+
+    from encas.cli.output import print_json, print_note
+    from encas.errors import require
+
+    for package, extra in (
+        ("sklearn", "demo"),
+        ("torch", "export"),
+        ("onnxruntime", "cpu"),
+        ("numba", "search"),
+    ):
+        require(package, extra)
+    from encas.demo import run
+
+    start_s = time.monotonic()
+    outcome = run(out, lambda step: print_note(f"[{time.monotonic() - start_s:3.0f} s] {step}"))
+    if as_json:
+        rows = (outcome.answer, outcome.best_single, outcome.equal_single)
+        print_json(
+            {"cascade": str(outcome.cascade), "test": [asdict(row) for row in rows if row is not None]}
+        )
+        return
+    _print(outcome)
+
+
+def _print(outcome: "Outcome") -> None:
+    from encas.cli.output import print_line, print_table
+
+    rows = [("best network", outcome.best_single), ("the cascade", outcome.answer)]
+    if outcome.equal_single not in (None, outcome.best_single):
+        rows.insert(1, ("cheapest as accurate", outcome.equal_single))
+    print_line("")
+    print_table(
+        ("on the test digits", "network", "kMACs", "accuracy", "us/image"),
+        [(title, *_cells(row, title)) for title, row in rows],
+    )
+    print_line(f"\nThe cascade: {outcome.cascade}")
+    print_line(_verdict(outcome))
+    stage = outcome.reply["exit_stage"][0]
+    label, confidence = outcome.reply["label"][0], outcome.reply["confidence"][0]
+    print_line(f"The server said of one image: {label}, confidence {confidence:.2f}, after stage {stage}.")
+    folder = outcome.folder
+    print_line(f"The front: {folder / 'front' / 'front.png'}, {folder / 'front' / 'front.html'}")
+    print_line("\nNext, on your own data (a folder with one folder per class):")
+    print_line("  encas pool record pool --member timm:mobilenetv3_small_100 --data your-images")
+    print_line("with more --member, then: encas search --pool pool; encas pick front ...; see --help")
+
+
+def _cells(row: "Row", title: str) -> tuple[str, ...]:
+    name = "" if title == "the cascade" else row.name
+    return (name, f"{row.macs / 1e3:.1f}", f"{100 * row.accuracy:.1f} %", f"{1e6 * row.latency_s:.1f}")
+
+
+def _verdict(outcome: "Outcome") -> str:
+    best, answer = outcome.best_single, outcome.answer
+    if outcome.is_better:
+        return (
+            f"It costs {best.macs / answer.macs:.1f} times fewer MACs than the best single network, at "
+            f"{100 * (answer.accuracy - best.accuracy):.1f} points more accuracy on test."
+        )
+    return (
+        f"On test it does NOT keep the accuracy of the best single network ({100 * answer.accuracy:.1f} % "
+        f"against {100 * best.accuracy:.1f} %), at {best.macs / answer.macs:.1f} times fewer MACs: on val it "
+        "was as accurate."
+    )

@@ -1,0 +1,5 @@
+"""`python -m encas` is `encas`."""
+
+from encas.cli import main
+
+main()
