@@ -154,9 +154,8 @@ def _print_answers(bundle: "Bundle", rows: "list[Row]", summary: "Summary", out:
     if out is not None:
         print_line(f"{out}: {summary.n + summary.failed} rows")
     if summary.macs is not None:
-        macs = f"{summary.macs / 1e6:.4g} MMACs an image; all stages for every image would be "
-        print_line(f"{summary.n} images answered with {macs}{_all_stages(bundle) / 1e6:.4g}")
-        print_line(f"left at each stage: {_percent(summary.exit_fractions)}")
+        print_line(f"{summary.n} images answered")
+        _print_cost(bundle, summary.macs, summary.exit_fractions)
     print_line(f"next: encas measure {bundle.path}")
 
 
@@ -165,13 +164,11 @@ def _print_measurement(bundle: "Bundle", found: "CascadeMeasurement", pool: Path
 
     first = found.members[0]
     machine = first.machine
-    print_line(f"{machine.name}, {first.provider}, ONNX Runtime {machine.onnxruntime}; {found.n} images")
+    print_line(f"{machine.name}, {first.provider}, ONNX Runtime {machine.onnxruntime}")
     right = "" if found.accuracy is None else f", accuracy {100 * found.accuracy:.2f} %"
-    print_line(
-        f"executed: {found.macs / 1e6:.4g} MMACs an image{right}; all stages for every image would be "
-        f"{_all_stages(bundle) / 1e6:.4g}"
-    )
-    print_line(f"left at each stage: {_percent(found.exit_fractions)}\n")
+    print_line(f"{found.n} images{right}")
+    _print_cost(bundle, found.macs, found.exit_fractions)
+    print_line("")
     print_table(
         ("time of a batch", "batch", "median ms", "p95 ms", "images/s"),
         [
@@ -191,16 +188,16 @@ def _print_measurement(bundle: "Bundle", found: "CascadeMeasurement", pool: Path
         print_line(f"next: encas search --pool {pool} --objective latency:{first.provider}")
 
 
-def _percent(fractions: tuple[float, ...]) -> str:
-    return ", ".join(f"{100 * fraction:.1f} %" for fraction in fractions)
+def _print_cost(bundle: "Bundle", macs: float, exit_fractions: tuple[float, ...]) -> None:
+    from encas.cli.output import print_line
+
+    everything = sum(member.macs for member in bundle.stage_members)
+    print_line(f"executed: {macs / 1e6:.4g} MMACs an image; all stages would be {everything / 1e6:.4g}")
+    print_line(f"left at each stage: {', '.join(f'{100 * fraction:.1f} %' for fraction in exit_fractions)}")
 
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.3g}" if seconds < 1 else f"{1000 * seconds:.0f}"
-
-
-def _all_stages(bundle: "Bundle") -> int:
-    return sum(member.macs for member in bundle.stage_members)
 
 
 def _samples(paths: list[Path], bundle: "Bundle") -> "Images":
