@@ -1,11 +1,11 @@
 """Running the application: its socket, its signals, and what its user sees."""
 
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -17,6 +17,14 @@ from encas.serve.app import MAX_BODY_BYTES, create_app
 GRACE_S = 30  # for what was accepted before the server was asked to stop
 
 Announce = Callable[[str, tuple[str, ...]], None]
+
+
+class _Server(uvicorn.Server):
+    """Survives the signals that stop it; uvicorn would raise them once more when it has stopped."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Stop in good order, however often the signal comes."""
+        self.should_exit = True
 
 
 def serve(
@@ -44,14 +52,15 @@ def serve(
     """
     failures: list[Exception] = []
     with listening(host, port) as listener:
+        address = _address(listener)
         bundles = [Bundle.open(path) for path in paths]
 
         def loaded(failure: Exception | None) -> None:
-            if failure is None:
-                announce(_address(listener), tuple(bundle.name for bundle in bundles))
-            else:
+            if failure is not None:
                 failures.append(failure)
                 server.should_exit = True
+            elif not server.should_exit:  # a signal may have come first
+                announce(address, tuple(bundle.name for bundle in bundles))
 
         app = create_app(
             bundles,
@@ -67,9 +76,8 @@ def serve(
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,
         )
-        server = uvicorn.Server(config)
-        with _stopping(server):
-            server.run(sockets=[listener])
+        server = _Server(config)
+        server.run(sockets=[listener])
     if failures:
         raise failures[0]
 
@@ -105,24 +113,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-@contextmanager
-def _stopping(server: uvicorn.Server) -> Iterator[None]:
-    """Stop in good order on a signal, and survive it.
-
-    uvicorn raises the signal once more when it has stopped; the handlers before it must then do nothing bad.
-    """
-
-    def stop(_number: int, _frame: object) -> None:
-        server.should_exit = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _address(listener: socket.socket) -> str:

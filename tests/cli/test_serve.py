@@ -176,7 +176,7 @@ def test_it_starts_where_only_its_own_extras_are_installed(
     venv.create(home, with_pip=True)
     python = home / "bin/python"
     install = [
-        python,
+        str(python),
         "-m",
         "pip",
         "install",
