@@ -75,6 +75,15 @@ class Report(FileModel):
     providers: tuple[Provider, ...]
     clashes: tuple[str, ...]
 
+    def to_install(self) -> tuple[Extra, ...]:
+        """Extras of which something is missing; of the two builds of ONNX Runtime only the one for here."""
+        runtimes = [extra for extra in self.extras if extra.name in ("cpu", "gpu")]
+        if any(not extra.missing for extra in runtimes):
+            other = {"cpu", "gpu"}
+        else:
+            other = {"cpu"} if self.cuda_devices else {"gpu"}
+        return tuple(extra for extra in self.extras if extra.missing and extra.name not in other)
+
 
 def examine(folder: Path, version_of: Callable[[str], str | None] = installed_version) -> Report:
     """Look at this installation and this machine.

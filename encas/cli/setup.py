@@ -52,12 +52,10 @@ def _print_report(report: "Report") -> None:
     print_line("")
     for provider in report.providers:
         print_line(f"provider {provider.name}: {'works' if provider.works else provider.why}")
-    runtime_is_there = any(not extra.missing for extra in report.extras if extra.name in ("cpu", "gpu"))
-    for extra in report.extras:
-        needless = extra.name in ("cpu", "gpu") and runtime_is_there
-        if extra.missing and not needless:
-            print_line(f"for {extra.name}: {extra.install} (brings {', '.join(extra.missing)})")
+    for extra in report.to_install():
+        print_line(f"for {extra.name}: {extra.install} (brings {', '.join(extra.missing)})")
     for line in report.clashes:
         print_line(f"clash: {line}")
     if not report.clashes:
-        print_line("nothing clashes; next: encas demo")
+        demo = next((extra for extra in report.to_install() if extra.name == "demo"), None)
+        print_line(f"nothing clashes; next: {f'{demo.install}, then ' if demo else ''}encas demo")

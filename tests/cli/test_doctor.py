@@ -44,6 +44,17 @@ def test_the_report_for_machines() -> None:
     assert {"name": "cpu", "works": True, "why": None} in report["providers"]
 
 
+def test_it_works_where_nothing_but_the_base_can_be_imported() -> None:
+    hidden = ("onnxruntime", "PIL", "torch", "psutil", "onnx", "timm", "numba", "scipy", "fastapi")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden})); sys.argv[0] = 'encas'; "
+        "from encas.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "provider cpu: onnxruntime is not installed; it comes with the extra 'cpu'" in done.stdout
+
+
 def test_a_clash_is_exit_code_1_and_one_line(tmp_path: Path) -> None:
     pretend(tmp_path, "onnxruntime", "1.32.0")
     pretend(tmp_path, "onnxruntime-gpu", "1.32.0")

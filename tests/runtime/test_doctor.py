@@ -85,6 +85,19 @@ def test_what_is_not_installed_is_no_clash() -> None:
     assert clashes(versions(numpy="2.0")) == []
 
 
+def test_one_build_of_onnx_runtime_is_advised_and_none_where_there_is_one(tmp_path: Path) -> None:
+    def advice(*devices: str, **installed: str) -> list[str]:
+        report = examine(tmp_path, lambda name: versions(**installed).get(name)).model_copy(
+            update={"cuda_devices": devices}
+        )
+        return [extra.name for extra in report.to_install()]
+
+    assert advice() == ["base", "search", "export", "cpu", "serve", "demo"]
+    assert "gpu" in advice("NVIDIA H200") and "cpu" not in advice("NVIDIA H200")
+    with_cpu = advice(onnxruntime="1.32.0", pillow="13.0.0", psutil="7.2.2")
+    assert "cpu" not in with_cpu and "gpu" not in with_cpu
+
+
 def test_this_installation(tmp_path: Path) -> None:
     report = examine(tmp_path)
     by_name = {extra.name: extra for extra in report.extras}
