@@ -63,8 +63,8 @@ def test_it_says_one_line_and_stops_at_ctrl_c_with_code_0(bundle_path: Path) -> 
     assert (process.returncode, *rest) == (0, "", "")
 
 
-def test_it_says_where_it_is_in_json_and_stops_at_sigterm_with_code_0(bundle_path: Path) -> None:
-    process = start(bundle_path, "--json")
+def test_it_takes_its_options_and_stops_at_sigterm_with_code_0(bundle_path: Path) -> None:
+    process = start(bundle_path, "--json", "--max-body-mb", "1")
     assert process.stdout is not None
     text = ""
     while "}" not in text:
@@ -74,6 +74,8 @@ def test_it_says_where_it_is_in_json_and_stops_at_sigterm_with_code_0(bundle_pat
     said = json.loads(text)
     assert said["models"] == ["digits"]
     assert asks(said["address"]) == ["digit 0"]
+    large = httpx.post(f"{said['address']}/v2/models/digits/infer", content=bytes(2**20 + 1))
+    assert (large.status_code, list(large.json())) == (413, ["error"])
     process.send_signal(signal.SIGTERM)
     rest = process.communicate(timeout=60)
     assert (process.returncode, *rest) == (0, "", "")

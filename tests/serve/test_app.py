@@ -1,5 +1,6 @@
 """The application in this process, where a test can hold its loading and its work."""
 
+import gzip
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -195,6 +196,8 @@ def test_a_body_beyond_the_limit_is_a_413(
             answer = client.post(INFER, content=body)
             assert answer.status_code == 413
             assert "at most 1000 are taken" in answer.json()["error"]
+        bomb = client.post(INFER, content=gzip.compress(content), headers={"Content-Encoding": "gzip"})
+        assert bomb.status_code == 413
         assert client.post(INFER, json=BODY).status_code == 200
 
 
