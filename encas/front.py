@@ -49,7 +49,7 @@ class FrontFile(FileModel):
     versions: Mapping[str, str] = Field(default_factory=dict)
     seconds: float = Field(ge=0)
     singles: tuple[Single, ...] = ()  # every member that took part, by name
-    candidates: tuple[Candidate, ...]  # by rising cost, falling error
+    candidates: tuple[Candidate, ...] = Field(min_length=1)  # by rising cost, falling error
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ population as it was when the generation began, so this changes only the order i
 hears of new points.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encas.search.algorithm import Genomes, Objectives, random_genomes
-from encas.search.archive import Archive
+from encas.search.archive import Archive, Verdict
 from encas.search.clusters import Clusters, cluster
 from encas.search.linkage import linkage_tree, mutual_information
 
@@ -55,6 +55,9 @@ class MoGomea:
         n_objectives: At least 1.
         rng: The only source of chance.
         seeds: (s, g) genomes to evaluate first; the first population then starts from the best of them.
+        canonical: (p, g) genomes -> (p, g) genomes, equal where they mean the same. Where it is given, every
+            genome is brought into this form before it is asked for, so that none is asked for in two forms.
+            This is an addition to the paper.
         tolerance: Smaller differences of an objective do not count.
         archive_size: About how many points the archive holds at most.
     """
@@ -66,6 +69,7 @@ class MoGomea:
         rng: np.random.Generator,
         *,
         seeds: Genomes | None = None,
+        canonical: Callable[[Genomes], Genomes] | None = None,
         tolerance: float = 1e-5,
         archive_size: int = 10_000,
     ) -> None:
@@ -76,6 +80,7 @@ class MoGomea:
             raise ValueError(f"n_objectives must be at least 1, got {n_objectives}")
         self._rng = rng
         self._seeds = np.empty((0, len(self._n_values)), np.intp) if seeds is None else seeds
+        self._canonical = canonical or _as_it_is
         self._tolerance = tolerance
         self.archive = Archive(
             len(self._n_values), n_objectives, tolerance=tolerance, target_size=archive_size
@@ -121,7 +126,7 @@ class MoGomea:
             yield from self._generation(self.populations[p])
 
     def _start(self, p: int) -> Generator[Genomes, Objectives, Population]:
-        genomes = random_genomes(FIRST_SIZE * 2**p, self._n_values, self._rng)
+        genomes = self._canonical(random_genomes(FIRST_SIZE * 2**p, self._n_values, self._rng))
         if p == 0 and len(self._seeds):
             best = self._rng.permutation(self.archive.genomes)[: len(genomes)]
             genomes[: len(best)] = best
@@ -158,23 +163,24 @@ class MoGomea:
         everyone = np.arange(len(offspring))
         order = self._orders(len(offspring), sets.shape[1])
         for step in range(sets.shape[1]):
-            donors = clusters.members[
-                clusters.of, self._rng.integers(clusters.members.shape[1], size=len(offspring))
-            ]
-            trials = np.where(sets[everyone, order[:, step]], population.genomes[donors], offspring.genomes)
+            drawn = self._rng.integers(clusters.members.shape[1], size=len(offspring))
+            donors = population.genomes[clusters.members[clusters.of, drawn]]
+            mixed = np.where(sets[everyone, order[:, step]], donors, offspring.genomes)
+            trials = self._canonical(mixed)
             rows = np.flatnonzero((trials != offspring.genomes).any(axis=1))
             if not len(rows):
                 continue
-            objectives = yield trials[rows]
-            not_dominated, _ = self._offer(offspring, trials[rows], objectives)
-            here, before, extreme = objectives, offspring.objectives[rows], offspring.extreme[rows]
-            weakly_better = (here <= before + self._tolerance).all(axis=1)
-            accepted = np.where(
-                extreme < 0,
-                weakly_better | not_dominated,
-                _of(here, extreme) <= _of(before, extreme) + self._tolerance,
+            genomes = trials[rows]
+            objectives = yield genomes
+            verdict = self._offer(offspring, genomes, objectives)
+            accepted = mixing_accepts(
+                offspring.objectives[rows],
+                objectives,
+                offspring.extreme[rows],
+                verdict.not_dominated,
+                self._tolerance,
             )
-            offspring.replace(rows[accepted], trials[rows][accepted], objectives[accepted])
+            offspring.replace(rows[accepted], genomes[accepted], objectives[accepted])
 
     def _force_improvement(
         self, offspring: "_Offspring", sets: NDArray[np.bool_], rows: NDArray[np.intp]
@@ -182,32 +188,27 @@ class MoGomea:
         """Mix with the archive until something is strictly better; else become a member of the archive."""
         order = self._orders(len(rows), sets.shape[1])
         for step in range(sets.shape[1]):
-            if not len(rows):
-                return
-            donors = self._archive_members(offspring.extreme[rows])
-            trials = np.where(
-                sets[rows, order[:, step]], self.archive.genomes[donors], offspring.genomes[rows]
-            )
+            donors = self.archive.genomes[self._archive_members(offspring.extreme[rows])]
+            mixed = np.where(sets[rows, order[:, step]], donors, offspring.genomes[rows])
+            trials = self._canonical(mixed)
             changed = np.flatnonzero((trials != offspring.genomes[rows]).any(axis=1))
             if not len(changed):
                 continue
-            objectives = yield trials[changed]
-            _, new = self._offer(offspring, trials[changed], objectives)
-            here, before = objectives, offspring.objectives[rows[changed]]
-            extreme = offspring.extreme[rows[changed]]
-            strictly_better = (here <= before + self._tolerance).all(axis=1) & (
-                here < before - self._tolerance
-            ).any(axis=1)
-            accepted = np.where(
-                extreme < 0,
-                strictly_better | new,
-                _of(here, extreme) < _of(before, extreme) - self._tolerance,
+            genomes = trials[changed]
+            objectives = yield genomes
+            verdict = self._offer(offspring, genomes, objectives)
+            accepted = forcing_accepts(
+                offspring.objectives[rows[changed]],
+                objectives,
+                offspring.extreme[rows[changed]],
+                verdict.new,
+                self._tolerance,
             )
             done = changed[accepted]
-            offspring.replace(rows[done], trials[done], objectives[accepted])
+            offspring.replace(rows[done], genomes[accepted], objectives[accepted])
             rows, order = np.delete(rows, done), np.delete(order, done, axis=0)
-        donors = self._archive_members(offspring.extreme[rows])
-        offspring.replace(rows, self.archive.genomes[donors], self.archive.objectives[donors])
+        left = self._archive_members(offspring.extreme[rows])
+        offspring.replace(rows, self.archive.genomes[left], self.archive.objectives[left])
 
     # --- their parts ---
 
@@ -222,12 +223,10 @@ class MoGomea:
             drawn[extreme == objective] = self.archive.best(objective)
         return drawn
 
-    def _offer(
-        self, offspring: "_Offspring", genomes: Genomes, objectives: Objectives
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _offer(self, offspring: "_Offspring", genomes: Genomes, objectives: Objectives) -> Verdict:
         verdict = self.archive.offer(genomes, objectives)
         offspring.moved_front |= bool(verdict.new.any())
-        return verdict.not_dominated, verdict.new
+        return verdict
 
 
 @dataclass
@@ -251,6 +250,41 @@ class _Offspring:
         self.improved[rows] = True
 
 
-def _of(objectives: Objectives, extreme: NDArray[np.intp]) -> NDArray[np.float64]:
+def _as_it_is(genomes: Genomes) -> Genomes:
+    return genomes
+
+
+def mixing_accepts(
+    before: Objectives,
+    now: Objectives,
+    extreme: NDArray[np.intp],
+    not_dominated: NDArray[np.bool_],
+    tolerance: float,
+) -> NDArray[np.bool_]:
+    """Say which of q mixing steps stay.
+
+    A step stays if it is nowhere worse than before, or if the archive does not dominate it; in a cluster that
+    is extreme for an objective, if it is not worse in that objective.
+    """
+    stays = (now <= before + tolerance).all(axis=1) | not_dominated
+    return np.where(extreme < 0, stays, _at(now, extreme) <= _at(before, extreme) + tolerance)
+
+
+def forcing_accepts(
+    before: Objectives,
+    now: Objectives,
+    extreme: NDArray[np.intp],
+    new: NDArray[np.bool_],
+    tolerance: float,
+) -> NDArray[np.bool_]:
+    """Say which of q forced steps stay: those that dominate what was before, or are new to the front.
+
+    In a cluster that is extreme for an objective, those that are strictly better in that objective.
+    """
+    dominates = (now <= before + tolerance).all(axis=1) & (now < before - tolerance).any(axis=1)
+    return np.where(extreme < 0, dominates | new, _at(now, extreme) < _at(before, extreme) - tolerance)
+
+
+def _at(objectives: Objectives, extreme: NDArray[np.intp]) -> NDArray[np.float64]:
     """(q,) the objective that counts in each row's cluster; where it is -1 the number means nothing."""
     return objectives[np.arange(len(objectives)), extreme]

@@ -178,7 +178,7 @@ def _algorithm(name: AlgorithmName, space: Space, seed: int, seeds: Genomes) -> 
     rng = np.random.default_rng(seed)
     if name == "random":
         return RandomSearch(space.n_values, rng)
-    return MoGomea(space.n_values, 2, rng, seeds=seeds)
+    return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.canonical)
 
 
 def _candidates(problem: Problem, space: Space, evaluations: Evaluations) -> tuple[Candidate, ...]:
