@@ -1,7 +1,6 @@
 """From an image in any of the forms that users have to decoded pixels."""
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,9 @@ from encas.errors import InvalidInput
 
 # An encoded image, a file that holds one, pixels (h, w) or (h, w, 3), or an image of Pillow.
 AnyImage = bytes | Path | NDArray[np.uint8] | pillow.Image
+
+# Those of encas.data.IMAGE_SUFFIXES. Pillow knows more, and runs Ghostscript on some of them.
+_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,10 @@ def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMIT
     """
     if isinstance(image, pillow.Image):
         _check_pixels(image.size, place, limits)
-        return image if image.mode in ("RGB", "L") else _loaded(image, place)
+        return _loaded(image, place, keep=("RGB", "L"))
     if isinstance(image, np.ndarray):
         return _from_array(image, place, limits)
     if isinstance(image, bytes):
-        if len(image) > limits.encoded_bytes:
-            raise InvalidInput(
-                f"{place}: {len(image)} bytes, at most {limits.encoded_bytes} are taken; use a smaller one"
-            )
         return _decode(image, place, limits)
     if isinstance(image, Path):
         return _decode(_read(image, limits), str(image), limits)
@@ -67,12 +65,7 @@ def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMIT
 def _read(path: Path, limits: Limits) -> bytes:
     try:
         with path.open("rb") as file:
-            n_bytes = os.fstat(file.fileno()).st_size
-            if n_bytes > limits.encoded_bytes:
-                raise InvalidInput(
-                    f"{path}: {n_bytes} bytes, at most {limits.encoded_bytes} are taken; use a smaller one"
-                )
-            return file.read()
+            return file.read(limits.encoded_bytes + 1)  # enough to see that it is too much
     except FileNotFoundError:
         raise InvalidInput(f"{path}: no such file") from None
     except OSError as error:
@@ -80,8 +73,10 @@ def _read(path: Path, limits: Limits) -> bytes:
 
 
 def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
+    if len(content) > limits.encoded_bytes:
+        raise InvalidInput(f"{place}: more than {limits.encoded_bytes} bytes; use a smaller file")
     try:
-        image = pillow.open(io.BytesIO(content))
+        image = pillow.open(io.BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError:
         what = "is empty" if not content else "is no image that Pillow can read"
         raise InvalidInput(f"{place}: {what}; JPEG, PNG or WebP would be right") from None
@@ -93,9 +88,11 @@ def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
     return _loaded(image, place)
 
 
-def _loaded(image: pillow.Image, place: str) -> pillow.Image:
+def _loaded(image: pillow.Image, place: str, keep: tuple[str, ...] = ("RGB",)) -> pillow.Image:
+    """Read the pixels, which Pillow puts off, and convert them unless their mode is one to keep."""
     try:
-        return image.convert("RGB")
+        image.load()
+        return image if image.mode in keep else image.convert("RGB")
     except Exception as error:  # as above
         raise InvalidInput(f"{place}: is no whole image: {_first_line(error)}") from None
 

@@ -99,6 +99,18 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
         decode(tmp_path)
 
 
+def test_a_format_that_another_program_would_have_to_run_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="is no image that Pillow can read"):
+        decode(encoded(RGB, "EPS"))
+
+
+def test_an_image_that_pillow_has_only_begun_to_read_is_read_at_the_door(tmp_path: Path) -> None:
+    whole = encoded(np.tile(RGB, (8, 8, 1)))
+    (tmp_path / "image.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InvalidInput, match="image 2: is no whole image"):
+        decode(pillow.open(tmp_path / "image.png"), "image 2")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_no_cut_or_flipped_byte_of_a_file_escapes_as_another_error() -> None:
     rng = np.random.default_rng(1)
@@ -116,11 +128,17 @@ def test_no_cut_or_flipped_byte_of_a_file_escapes_as_another_error() -> None:
 
 def test_too_many_bytes_are_refused_before_decoding(tmp_path: Path) -> None:
     limits = Limits(encoded_bytes=100)
-    with pytest.raises(InvalidInput, match="at most 100 are taken"):
+    with pytest.raises(InvalidInput, match=r"^image: more than 100 bytes"):
         decode(encoded(RGB), limits=limits)
     (tmp_path / "image.png").write_bytes(encoded(RGB))
-    with pytest.raises(InvalidInput, match=r"image\.png: \d+ bytes, at most 100 are taken"):
+    with pytest.raises(InvalidInput, match=r"image\.png: more than 100 bytes"):
         decode(tmp_path / "image.png", limits=limits)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no endless file")
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="/dev/zero: more than 67108864 bytes"):
+        decode(Path("/dev/zero"))
 
 
 def bomb(width: int, height: int) -> bytes:
