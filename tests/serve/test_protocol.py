@@ -162,25 +162,36 @@ values = st.recursive(
     max_leaves=8,
 )
 headers = st.none() | st.integers(-1, 400).map(str) | st.text(max_size=4)
-# As a request is built, with wrong things at every place.
-tensors = st.fixed_dictionaries(
-    {
-        "name": st.just("image") | values,
-        "shape": st.lists(st.integers(0, 3), max_size=3) | values,
-        "datatype": st.sampled_from(["UINT8", "FP32", "BYTES", "INT64", "BF16"]) | values,
-    },
-    optional={
-        "data": st.lists(st.integers(0, 300), max_size=4) | st.lists(st.just("YQ=="), max_size=3) | values,
-        "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(0, 9) | values}) | values,
-    },
+
+
+def mostly(right: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """A wrong value now and then, so that every check behind the first is reached too."""
+    return st.integers(0, 19).flatmap(lambda i: values if i == 13 else right)
+
+
+numbers = st.lists(st.integers(0, 260) | st.floats(width=32), min_size=1, max_size=2)
+place = {
+    "name": mostly(st.just("image")),
+    "shape": mostly(st.lists(st.integers(0, 2), min_size=1, max_size=2)),
+    "datatype": mostly(st.sampled_from(["UINT8", "FP32", "BYTES", "INT64"])),
+}
+data = mostly(numbers | st.lists(numbers, max_size=2) | st.lists(st.just("YQ=="), max_size=2))
+binary = mostly(st.fixed_dictionaries({"binary_data_size": st.integers(0, 9)}))
+tensors = (
+    st.fixed_dictionaries({**place, "data": data})
+    | st.fixed_dictionaries({**place, "parameters": binary})
+    | st.fixed_dictionaries(place, optional={"data": data, "parameters": binary})
+)
+outputs = st.fixed_dictionaries(
+    {"name": mostly(st.sampled_from(NAMES))},
+    optional={"parameters": mostly(st.fixed_dictionaries({"binary_data": mostly(st.booleans())}))},
 )
 requests = st.fixed_dictionaries(
-    {"inputs": st.lists(tensors, max_size=2) | values},
+    {"inputs": mostly(st.lists(tensors, min_size=1, max_size=1))},
     optional={
-        "id": st.text(max_size=3) | values,
-        "parameters": st.fixed_dictionaries({"binary_data_output": values}) | values,
-        "outputs": st.lists(st.fixed_dictionaries({"name": st.sampled_from(NAMES) | values}), max_size=2)
-        | values,
+        "id": mostly(st.text(max_size=3)),
+        "parameters": mostly(st.fixed_dictionaries({"binary_data_output": mostly(st.booleans())})),
+        "outputs": mostly(st.lists(outputs, max_size=2)),
     },
 )
 
