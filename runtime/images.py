@@ -15,7 +15,7 @@ from encas.errors import InvalidInput
 AnyImage = bytes | Path | NDArray[np.uint8] | pillow.Image
 
 # Those of encas.data.IMAGE_SUFFIXES. Pillow knows more, and runs Ghostscript on some of them.
-_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True)

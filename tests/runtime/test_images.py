@@ -180,3 +180,12 @@ def test_other_things_are_refused(image: object) -> None:
 def test_no_pixels_are_refused() -> None:
     with pytest.raises(InvalidInput, match="nothing to see"):
         decode(np.zeros((0, 4), np.uint8))
+
+
+def test_a_photograph_of_a_phone_with_two_pictures_in_it_is_its_first() -> None:
+    file = io.BytesIO()
+    pillow.new("RGB", (8, 8), (255, 0, 0)).save(
+        file, "MPO", save_all=True, append_images=[pillow.new("RGB", (8, 8), (0, 255, 0))]
+    )
+    red, green, _ = decode(file.getvalue()).getpixel((4, 4))
+    assert red > 250 and green < 5
