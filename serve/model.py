@@ -82,8 +82,8 @@ def images_of(tensor: Tensor, bundle: Bundle) -> Images:
     if isinstance(tensor.data, tuple):
         fits, right = len(shape) == 1, "[n]"
     elif tensor.datatype == "UINT8":
-        fits = (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)) and 0 not in shape[1:]
-        right = "[n, height, width] or [n, height, width, 3]"
+        gray, colour = len(shape) == 3 and shape[2] != 3, len(shape) == 4 and shape[3] == 3
+        fits, right = (gray or colour) and 0 not in shape[1:], "[n, height, width] or [n, height, width, 3]"
     elif tensor.datatype == "FP32":
         prepared = _prepared_shape(bundle)
         if prepared is None:

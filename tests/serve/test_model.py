@@ -75,6 +75,7 @@ def test_every_form_of_the_input_gives_its_samples(tensor: Tensor, bundle: Bundl
         (Tensor("image", "BYTES", (), (b"a",)), "BYTES must have shape [n], has []"),
         (Tensor("image", "BYTES", (0,), ()), "shape [0] has no sample"),
         (pixels(8, 8), "UINT8 must have shape [n, height, width] or [n, height, width, 3], has [8, 8]"),
+        (pixels(8, 8, 3), "has [8, 8, 3]"),  # one colour image, its n forgotten
         (pixels(1, 8, 8, 4), "has [1, 8, 8, 4]"),
         (pixels(1, 0, 8), "has [1, 0, 8]"),
         (pixels(0, 8, 8), "has no sample"),
