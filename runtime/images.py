@@ -11,8 +11,8 @@ from PIL import UnidentifiedImageError
 
 from encas.errors import InvalidInput
 
-# An encoded image, a file that holds one, pixels (h, w) or (h, w, 3), or an image of Pillow.
-AnyImage = bytes | Path | NDArray[np.uint8] | pillow.Image
+# An encoded image, the path of a file that holds one, pixels (h, w) or (h, w, 3), or an image of Pillow.
+AnyImage = bytes | str | Path | NDArray[np.uint8] | pillow.Image
 
 # Those of encas.data.IMAGE_SUFFIXES. Pillow knows more, and runs Ghostscript on some of them.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -24,9 +24,8 @@ class Limits:
 
     encoded_bytes: int = 64 * 2**20
     pixels: int = 64_000_000  # 192 MB once decoded
-    aspect: int = (
-        100  # longer side to shorter: fitting the shorter one to a network makes the longer one huge
-    )
+    # Longer side to shorter: fitting the shorter one to a network would make the longer one huge.
+    aspect: int = 100
 
 
 DEFAULT_LIMITS = Limits()
@@ -54,10 +53,10 @@ def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMIT
         return _from_array(image, place, limits)
     if isinstance(image, bytes):
         return _decode(image, place, limits)
-    if isinstance(image, Path):
-        return _decode(_read(image, limits), str(image), limits)
+    if isinstance(image, (str, Path)):
+        return _decode(_read(Path(image), limits), str(image), limits)
     raise InvalidInput(
-        f"{place}: must be bytes, a Path, uint8 pixels (h, w) or (h, w, 3), or an image of Pillow, "
+        f"{place}: must be bytes, a path, uint8 pixels (h, w) or (h, w, 3), or an image of Pillow, "
         f"is {type(image).__name__}"
     )
 

@@ -170,7 +170,7 @@ def test_a_thin_strip_is_refused_since_resizing_it_would_take_gigabytes() -> Non
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros(4, np.uint8), "image.png", 3]
+    "image", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros(4, np.uint8), 3, None]
 )
 def test_other_things_are_refused(image: object) -> None:
     with pytest.raises(InvalidInput, match="uint8"):
