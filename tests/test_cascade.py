@@ -25,6 +25,10 @@ from encas.errors import InvalidInput
 from encas.files import write_bytes
 
 
+def floats(rows: Any) -> NDArray[np.float32]:
+    return np.array(rows, np.float32)
+
+
 def cascade(
     thresholds: Sequence[float], combine: Combine = "mean", confidence: Confidence = "max-probability"
 ) -> Cascade:
@@ -64,7 +68,7 @@ def test_a_sample_at_the_threshold_stays() -> None:
 
 def test_the_threshold_is_compared_as_float32() -> None:
     # 0.1 in float32 is a little more than 0.1: a confidence of exactly that float32 is not above it.
-    probs = np.full((1, 10), as_recorded(np.float32([0.1]))[0])
+    probs = np.full((1, 10), as_recorded(np.array([0.1]))[0])
     at = Cascade(stages=(Stage(member="a", threshold=float(probs[0, 0])), Stage(member="b")))
     assert run(at, [probs, probs]).exit_stage.tolist() == [1]
 
@@ -95,7 +99,7 @@ def test_last_replaces_instead_of_averaging() -> None:
 
 
 def test_the_logit_gap_is_the_logarithm_of_the_ratio() -> None:
-    probs = np.float32([[0.5, 0.125, 0.375], [0.25, 0.5, 0.25], [1, 0, 0]])
+    probs = floats([[0.5, 0.125, 0.375], [0.25, 0.5, 0.25], [1, 0, 0]])
     gap = confidence_of(probs, "logit-gap")
     np.testing.assert_allclose(gap[:2], np.log([4 / 3, 2]), rtol=1e-6)
     assert gap[2] == np.inf
@@ -113,11 +117,7 @@ def test_nobody_asks_a_member_that_nobody_reaches() -> None:
 
     def member_probs(stage: int, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         asked.append((stage, rows.tolist()))
-        return (
-            np.float32([[0.75, 0.25], [0.5, 0.5], [0.5, 0.5]])[rows]
-            if stage == 0
-            else np.float32([[1, 0]] * 2)
-        )
+        return floats([[0.75, 0.25], [0.5, 0.5], [0.5, 0.5]])[rows] if stage == 0 else floats([[1, 0]] * 2)
 
     run_cascade(cascade([0.6, 0.6]), member_probs, 3, [1, 1, 1])
     assert asked == [(0, [0, 1, 2]), (1, [1, 2])]

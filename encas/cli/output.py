@@ -77,14 +77,26 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
         yield lambda done, words: bar.update(task, advance=done, words=words)
 
 
+def _left(n: float, per_s: float) -> str:
+    """Say how long n more take, or nothing when none are left."""
+    if n <= 0 or per_s <= 0:
+        return ""
+    minutes, seconds = divmod(round(n / per_s), 60)
+    return f"{minutes}:{seconds:02d} left"
+
+
 def _lines(description: str, total: int, every_s: float = 10.0) -> Advance:
-    state = {"done": 0, "printed_s": time.monotonic()}
+    started_s = time.monotonic()
+    state = {"done": 0, "printed_s": started_s}
 
     def advance(done: int, words: str) -> None:
         state["done"] += done
         now_s = time.monotonic()
         if state["done"] >= total or now_s - state["printed_s"] >= every_s:
             state["printed_s"] = now_s
-            print_note(f"{description}: {state['done']}/{total} {words}".rstrip())
+            left = _left(total - state["done"], state["done"] / max(now_s - started_s, 1e-9))
+            print_note(
+                ", ".join(filter(None, [f"{description}: {state['done']}/{total} {words}".rstrip(), left]))
+            )
 
     return advance

@@ -16,3 +16,13 @@ def test_progress_without_a_terminal_prints_the_last_line_only(capsys: pytest.Ca
         for _ in range(3):
             advance(1, "resnet20")
     assert capsys.readouterr().err == "recording: 3/3 resnet20\n"
+
+
+def test_progress_says_how_long_the_rest_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([0.0, 20.0])
+    monkeypatch.setattr("encas.cli.output.time.monotonic", lambda: next(seconds))
+    with progress("recording", 100) as advance:
+        advance(20, "resnet20")
+    assert capsys.readouterr().err == "recording: 20/100 resnet20, 1:20 left\n"
