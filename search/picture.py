@@ -13,7 +13,9 @@ AXIS = {"MACs": "mean cost per sample, MMACs", "s": "mean cost per sample, ms"}
 PER_UNIT: dict[Unit, float] = {"MACs": 1e-6, "s": 1e3}
 # Okabe and Ito: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GREY = "#888888"
+GREY = "#999999"
+# Of plotly's tools those that work on the page alone.
+_TOOLS = {"displaylogo": False, "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}
 
 
 def draw(front: Front) -> None:
@@ -35,7 +37,7 @@ def draw_png(fronts: Sequence[Front], path: Path) -> None:
     figure = Figure(figsize=(12, 7.5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     singles = _singles(fronts)
-    axes.scatter(*_points(singles, scale), s=28, color=GREY, label=f"single members ({len(singles)})")
+    axes.scatter(*_points(singles, scale), s=60, color=GREY, label=f"single members ({len(singles)})")
     for front, colour in zip(fronts, _colours(fronts), strict=True):
         axes.plot(
             *_points(front.candidates, scale),
@@ -79,7 +81,7 @@ def draw_html(fronts: Sequence[Front], path: Path) -> None:
             y=accuracy,
             text=[single.member for single in singles],
             mode="markers",
-            marker={"color": GREY, "size": 7},
+            marker={"color": GREY, "size": 10},
             name=f"single members ({len(singles)})",
             hovertemplate=_hover(fronts),
         )
@@ -98,7 +100,9 @@ def draw_html(fronts: Sequence[Front], path: Path) -> None:
                 hovertemplate=_hover(fronts),
             )
         )
-    page: str = figure.to_html(include_plotlyjs=True, div_id="front", config={"displaylogo": False})
+    page: str = figure.to_html(
+        include_plotlyjs=True, div_id="front", default_height="90vh", config=_TOOLS, full_html=True
+    )
     write_bytes(path, page.encode())
 
 

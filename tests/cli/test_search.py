@@ -1,0 +1,262 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from encas.cascade import Cascade
+from encas.cli import app
+from encas.evaluation import evaluate
+from encas.files import sha256_of
+from encas.front import Front
+from encas.pool import Latency, Pool
+
+Run = Any
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line; returns exit code, stdout and stderr."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+@pytest.fixture
+def front(run: Run, pool_path: Path, tmp_path: Path) -> Path:
+    code, _, _ = run("search", "--pool", pool_path, "--out", tmp_path / "front", "--evaluations", 1000)
+    assert code == 0
+    return tmp_path / "front"
+
+
+def test_search_prints_a_table_that_fits_and_says_what_to_do_next(
+    run: Run, pool_path: Path, tmp_path: Path
+) -> None:
+    code, out, err = run("search", "--pool", pool_path, "--out", tmp_path / "f", "--evaluations", 500)
+    assert code == 0
+    lines = out.splitlines()
+    table = lines[: next(i for i, line in enumerate(lines) if "cascades from 500 evaluations" in line)]
+    assert len(table) == 2 + 8
+    assert max(len(line) for line in table) <= 80
+    assert lines[-1].startswith(f"next: encas pick {tmp_path / 'f'} --min-accuracy 0.")
+    assert "search: 500/500" in err
+    assert "hypervolume" in err
+
+
+def test_what_search_says_to_do_next_works(run: Run, pool_path: Path, tmp_path: Path) -> None:
+    _, out, _ = run("search", "--pool", pool_path, "--out", tmp_path / "f", "--evaluations", 500)
+    words = out.splitlines()[-1].removeprefix("next: encas ").split()
+    words[-1] = str(tmp_path / words[-1])
+    assert run(*words)[0] == 0
+    assert (tmp_path / "cascade.json").exists()
+
+
+def test_search_in_json_is_the_front(run: Run, pool_path: Path, tmp_path: Path) -> None:
+    code, out, _ = run(
+        "search", "--pool", pool_path, "--out", tmp_path / "f", "--evaluations", 300, "--seed", 2, "--json"
+    )
+    assert code == 0
+    content = json.loads(out)
+    assert content["seed"] == 2
+    assert len(content["candidates"]) == len(Front.open(tmp_path / "f").candidates)
+
+
+def test_search_takes_every_option(run: Run, pool_path: Path, tmp_path: Path) -> None:
+    pool = Pool.open(pool_path)
+    timing = Latency(machine="desk", provider="cpu", batch=8, latency_s=0.5, p95_s=1, n=3)
+    pool.with_latency({name: [timing] for name in pool.names})
+    options = "--algorithm random --objective latency:cpu:8 --split test --max-stages 3 --evaluations 200"
+    options += " --seed 4 --workers 2 --seed-singles"
+    code, out, _ = run("search", "--pool", pool_path, "--out", tmp_path / "f", *options.split())
+    assert code == 0
+    assert "ms" in out.splitlines()[0]
+    file = Front.open(tmp_path / "f").file
+    assert (file.algorithm, file.objective, file.split, file.seed) == ("random", "latency:cpu:8", "test", 4)
+    assert file.settings["max_stages"] == 3
+    assert file.settings["seed_singles"]
+
+
+def test_a_search_that_ends_early_says_so(run: Run, pool_path: Path, tmp_path: Path) -> None:
+    code, _, err = run("search", "--pool", pool_path, "--out", tmp_path / "f", "--max-stages", 1)
+    assert code == 0
+    assert "ended after 9 evaluations" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--evaluations", "0"], "evaluations: must be at least 1, got 0"),
+        (["--objective", "latency"], "no such latency is recorded for hidden004 and 7 more members"),
+        (["--objective", "joule"], "objective 'joule': must be macs, latency"),
+        (["--algorithm", "magic"], "algorithm 'magic': must be one of mo-gomea, random"),
+        (["--split", "train"], "no split 'train'; it has: val, test"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(
+    run: Run, pool_path: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    code, out, err = run("search", "--pool", pool_path, "--out", tmp_path / "f", *options)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "f" / "front.json").exists()
+
+
+def test_a_missing_pool_is_one_line(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("search", "--pool", tmp_path / "nowhere")
+    assert code == 1
+    assert err.startswith(f"encas: {tmp_path / 'nowhere'}: no such folder; make a pool")
+
+
+@pytest.mark.parametrize("budget", ["5e3", "5k", "5000", "0.005M"])
+def test_a_budget_may_be_written_in_several_ways(run: Run, front: Path, tmp_path: Path, budget: str) -> None:
+    code, out, _ = run("pick", front, "--max-macs", budget, "-o", tmp_path / "c.json")
+    assert code == 0
+    cascade = Cascade.read(tmp_path / "c.json")
+    assert cascade == Front.open(front).pick(max_macs=5000)
+    assert f"picked: {cascade}" in out
+    assert out.splitlines()[-1].startswith("next: encas evaluate")
+
+
+@pytest.mark.parametrize("budget", ["-5", "0", "many", "M", "inf", "nan", "5X"])
+def test_a_budget_that_is_no_number_is_a_usage_error(run: Run, front: Path, budget: str) -> None:
+    code, _, err = run("pick", front, "--max-macs", budget)
+    assert code == 2
+    assert "positive number" in err
+
+
+def test_pick_without_a_wish_is_a_usage_error(run: Run, front: Path) -> None:
+    code, _, err = run("pick", front)
+    assert code == 2
+    assert "--min-accuracy" in err
+
+
+def test_pick_says_what_there_is_when_nothing_fits(run: Run, front: Path, tmp_path: Path) -> None:
+    code, _, err = run("pick", front, "--max-macs", "1", "-o", tmp_path / "c.json")
+    assert code == 1
+    assert "the front goes from accuracy" in err
+    assert not (tmp_path / "c.json").exists()
+    code, _, err = run("pick", front, "--max-latency-ms", "1", "-o", tmp_path / "c.json")
+    assert code == 1
+    assert "knows no latency" in err
+
+
+def test_pick_in_json_is_the_cascade(run: Run, front: Path, tmp_path: Path) -> None:
+    code, out, _ = run("pick", front, "--min-accuracy", "0.9", "-o", tmp_path / "c.json", "--json")
+    assert code == 0
+    assert json.loads(out)["format"] == "encas-cascade/1"
+
+
+@pytest.fixture
+def cascade_path(digits_cascade: Cascade, pool_path: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "cascade.json"
+    from encas.cascade import PoolReference
+
+    reference = PoolReference(path=str(pool_path), sha256=Pool.open(pool_path).sha256)
+    digits_cascade.model_copy(update={"pool": reference}).write(path)
+    return path
+
+
+def test_evaluate_compares_with_the_single_members(
+    run: Run, cascade_path: Path, pool_path: Path, digits_cascade: Cascade
+) -> None:
+    before = sha256_of(cascade_path)
+    code, out, err = run("evaluate", cascade_path)
+    assert (code, err) == (0, "")
+    found = evaluate(digits_cascade, Pool.open(pool_path), "test")
+    assert f"{found.accuracy:.2%}" in out
+    for member, fraction in zip(("hidden016", "hidden064", "hidden512"), found.exit_fractions, strict=True):
+        assert f"{fraction:7.2%} of the 600 samples leave after {member}" in out
+    assert "best single member of no more cost: hidden" in out
+    assert "cheapest single member of no less accuracy" in out or "no single member is so accurate" in out
+    assert sha256_of(cascade_path) == before
+
+
+def test_evaluate_in_json_names_the_members(run: Run, cascade_path: Path, pool_path: Path) -> None:
+    code, out, _ = run("evaluate", cascade_path, "--pool", pool_path, "--split", "val", "--json")
+    assert code == 0
+    content = json.loads(out)
+    cascade, best = content["cascade"], content["single_members"]
+    assert content["split"] == "val"
+    assert best["no_more_cost"]["macs"] <= cascade["macs"]
+    assert best["no_more_cost"]["accuracy"] <= cascade["accuracy"]
+    if best["no_less_accuracy"] is not None:
+        assert best["no_less_accuracy"]["accuracy"] >= cascade["accuracy"]
+
+
+def test_evaluate_writes_only_where_told(run: Run, cascade_path: Path, tmp_path: Path) -> None:
+    code, out, _ = run("evaluate", cascade_path, "-o", tmp_path / "tested.json")
+    assert code == 0
+    assert out.splitlines()[-1] == f"next: encas export {tmp_path / 'tested.json'}"
+    written = Cascade.read(tmp_path / "tested.json")
+    assert set(written.evaluated) == {"test"}
+    assert written.stages == Cascade.read(cascade_path).stages
+
+
+def test_evaluate_says_when_the_pool_is_another(run: Run, cascade_path: Path) -> None:
+    text = cascade_path.read_text()
+    sha256 = json.loads(text)["pool"]["sha256"]
+    cascade_path.write_text(text.replace(sha256, "0" * 64))
+    code, _, err = run("evaluate", cascade_path)
+    assert code == 0
+    assert "is not as it was when the cascade was found" in err
+
+
+def test_evaluate_needs_a_pool_that_has_the_members(
+    run: Run, digits_cascade: Cascade, pool_path: Path, tmp_path: Path
+) -> None:
+    digits_cascade.write(tmp_path / "c.json")
+    code, _, err = run("evaluate", tmp_path / "c.json")
+    assert code == 1
+    assert "state it: --pool POOL" in err
+    renamed = (tmp_path / "c.json").read_text().replace("hidden064", "hidden999")
+    (tmp_path / "c.json").write_text(renamed)
+    code, _, err = run("evaluate", tmp_path / "c.json", "--pool", pool_path)
+    assert code == 1
+    assert "no member 'hidden999'" in err
+
+
+def test_plot_overlays_fronts(run: Run, front: Path, pool_path: Path, tmp_path: Path) -> None:
+    run("search", "--pool", pool_path, "--out", tmp_path / "other", "--evaluations", 300)
+    for name in ("fronts.png", "fronts.html"):
+        code, out, _ = run("plot", front, tmp_path / "other", "-o", tmp_path / name)
+        assert (code, out) == (0, f"wrote {tmp_path / name}\n")
+    page = (tmp_path / "fronts.html").read_text()
+    assert '"front: ' in page
+    assert '"other: ' in page
+    code, _, err = run("plot", front, "-o", tmp_path / "fronts.gif")
+    assert code == 2
+    assert ".png or .html" in err
+
+
+def test_every_command_shows_an_example(run: Run) -> None:
+    for command in ("search", "pick", "evaluate", "plot"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert f"Example: encas {command}" in " ".join(out.split())
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line_and_keeps_what_was_evaluated(pool_path: Path, tmp_path: Path) -> None:
+    words = ["search", "--pool", str(pool_path), "--out", str(tmp_path / "front"), "--evaluations", "3000000"]
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("encas"), *words], stderr=subprocess.PIPE, text=True
+    )
+    deadline_s = time.monotonic() + 60
+    while not (tmp_path / "front").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("encas: stopped; what was finished before stays")
+    assert (tmp_path / "front" / "checkpoint.npz").exists()
