@@ -24,13 +24,14 @@ def load(path: Path) -> ModelProto:
     """
     try:
         model = onnx.load(path)
-        onnx.checker.check_model(model)
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
     except FileNotFoundError as error:
         raise InvalidInput(f"{error.filename or path}: no such file") from None
     except Exception as error:  # protobuf's, the checker's
         raise InvalidInput(f"{path}: is no whole ONNX graph: {_reason(error)}") from None
+    if not model.graph.node:
+        raise InvalidInput(f"{path}: is no whole ONNX graph: it has no nodes")
     if opset_of(model) >= OLDEST_OPSET:
         return model
     try:
@@ -58,7 +59,8 @@ def save(model: ModelProto, path: Path) -> None:
 
 def opset_of(model: ModelProto) -> int:
     """Version of ONNX's own operators that the graph uses."""
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    versions = (int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return next(versions, 1)
 
 
 def image_input(model: ModelProto, place: str) -> ValueInfoProto:
@@ -111,6 +113,15 @@ def with_free_batch(model: ModelProto, place: str) -> ModelProto:
     if was_fixed:
         del changed.graph.value_info[:]
         _free_reshapes(changed)
+    return changed
+
+
+def with_classes(model: ModelProto, place: str, n_classes: int) -> ModelProto:
+    """Return a copy that says that its output is (n, classes), which not all graphs do."""
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    output = class_output(changed, place)
+    output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["batch", n_classes]))
     return changed
 
 

@@ -61,7 +61,8 @@ def open_onnx(path: Path, preprocess: Preprocess, device: str) -> OnnxNetwork:
         _check_freed(original, given, preprocess, device, place)
     if given.ndim != 2 or len(given) != 2:
         raise InvalidInput(f"{place}: must answer 2 samples with (2, classes), answers with {given.shape}")
-    model = freed if is_distribution(given) else graph.with_softmax(freed, place)
+    named = graph.with_classes(freed, place, given.shape[1])
+    model = named if is_distribution(given) else graph.with_softmax(named, place)
     return OnnxNetwork(
         model=model,
         session=open_session(model.SerializeToString(), device),

@@ -182,7 +182,7 @@ def _write_member(spec: MemberSpec, pool: Pool, folder: Path, inputs: RealInputs
         macs=member.macs,
         params=member.params,
         opset=opset_of(onnx.load(path, load_external_data=False)),
-        source=member.source,
+        source=f"onnx:{Path(spec.rest).name}" if spec.kind == "onnx" else member.source,
         parity=parity,
     )
 

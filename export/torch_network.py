@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from encas.errors import InvalidInput
-from encas.export.graph import save
+from encas.export.graph import dims_of, image_input, save
 from encas.preprocess import Preprocess
 
 OPSET = 18
@@ -77,7 +77,13 @@ class TorchNetwork:
         finally:
             self.module.to(self.device)
         assert program is not None
-        save(program.model_proto, path)
+        model = program.model_proto
+        if dims_of(image_input(model, self.source))[0] is not None:
+            raise InvalidInput(
+                f"{self.source}: torch fixed the number of samples in the ONNX graph, because the module's code "
+                "depends on it; write the module without loops over samples"
+            )
+        save(model, path)
 
 
 def open_module(module: nn.Module, preprocess: Preprocess, device: str, source: str) -> TorchNetwork:

@@ -255,3 +255,19 @@ def served(_bundle_once: Path) -> Iterator[Served]:
 def start_server() -> Callable[..., AbstractContextManager[Served]]:
     """Start further servers."""
     return running_server
+
+
+@pytest.fixture
+def digits_files(digits: Digits, networks: tuple[Network, ...], tmp_path: Path) -> Path:
+    """What `encas pool record` reads: networks that end in logits, images, how to prepare them."""
+    folder = tmp_path / "files"
+    for network in networks:
+        write_bytes(folder / "networks" / f"{network.name}.onnx", network.onnx_bytes(softmax=False))
+    np.savez(
+        folder / "digits.npz",
+        images=digits.images,
+        labels=digits.labels,
+        classes=[f"digit {i}" for i in range(10)],
+    )
+    write_model(folder / "preprocess.yml", PREPROCESS)
+    return folder
