@@ -12,6 +12,7 @@ hears of new points.
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,7 +81,7 @@ class MoGomea:
             raise ValueError(f"n_objectives must be at least 1, got {n_objectives}")
         self._rng = rng
         self._seeds = np.empty((0, len(self._n_values)), np.intp) if seeds is None else seeds
-        self._canonical = canonical or _as_it_is
+        self._canonical = canonical
         self._tolerance = tolerance
         self.archive = Archive(
             len(self._n_values), n_objectives, tolerance=tolerance, target_size=archive_size
@@ -126,7 +127,9 @@ class MoGomea:
             yield from self._generation(self.populations[p])
 
     def _start(self, p: int) -> Generator[Genomes, Objectives, Population]:
-        genomes = self._canonical(random_genomes(FIRST_SIZE * 2**p, self._n_values, self._rng))
+        genomes = random_genomes(FIRST_SIZE * 2**p, self._n_values, self._rng)
+        if self._canonical is not None:
+            genomes = self._canonical(genomes)
         if p == 0 and len(self._seeds):
             best = self._rng.permutation(self.archive.genomes)[: len(genomes)]
             genomes[: len(best)] = best
@@ -140,12 +143,13 @@ class MoGomea:
         clusters = cluster(population.objectives, population.n_clusters, self._rng)
         trees = self._linkage(population.genomes, clusters)
         offspring = _Offspring(
-            population.genomes.copy(), population.objectives.copy(), clusters.extreme[clusters.of]
+            population.genomes.copy(),
+            population.objectives.copy(),
+            clusters.extreme[clusters.of],
+            trees[clusters.of],
         )
-        sets = trees[clusters.of]  # (n, f, g)
-        yield from self._mix(population, offspring, sets, clusters)
-        forced = np.flatnonzero(~offspring.improved | population.has_stalled)
-        yield from self._force_improvement(offspring, sets, forced)
+        yield from self._mix(population, offspring, clusters)
+        yield from self._force_improvement(offspring, ~offspring.improved | population.has_stalled)
         population.genomes, population.objectives = offspring.genomes, offspring.objectives
         population.generations += 1
         population.stretch = 0 if offspring.moved_front else population.stretch + 1
@@ -156,21 +160,18 @@ class MoGomea:
         trees = np.stack([linkage_tree(matrix, self._rng) for matrix in information])
         return trees[:, :-1] if genomes.shape[1] > 1 else trees
 
-    def _mix(
-        self, population: Population, offspring: "_Offspring", sets: NDArray[np.bool_], clusters: Clusters
-    ) -> Steps:
+    def _mix(self, population: Population, offspring: "_Offspring", clusters: Clusters) -> Steps:
         """Gene-pool optimal mixing: take over the genes of each linkage set from a donor of the cluster."""
         everyone = np.arange(len(offspring))
-        order = self._orders(len(offspring), sets.shape[1])
-        for step in range(sets.shape[1]):
-            drawn = self._rng.integers(clusters.members.shape[1], size=len(offspring))
-            donors = population.genomes[clusters.members[clusters.of, drawn]]
-            mixed = np.where(sets[everyone, order[:, step]], donors, offspring.genomes)
-            trials = self._canonical(mixed)
-            rows = np.flatnonzero((trials != offspring.genomes).any(axis=1))
+        order = self._orders(offspring)
+        drawn = self._rng.integers(clusters.members.shape[1], size=order.shape)
+        donors = clusters.members[clusters.of[:, None], drawn]  # (n, f)
+        for step in range(order.shape[1]):
+            rows, genomes = self._mixed(
+                offspring, everyone, order[:, step], population.genomes, donors[:, step]
+            )
             if not len(rows):
                 continue
-            genomes = trials[rows]
             objectives = yield genomes
             verdict = self._offer(offspring, genomes, objectives)
             accepted = mixing_accepts(
@@ -182,38 +183,53 @@ class MoGomea:
             )
             offspring.replace(rows[accepted], genomes[accepted], objectives[accepted])
 
-    def _force_improvement(
-        self, offspring: "_Offspring", sets: NDArray[np.bool_], rows: NDArray[np.intp]
-    ) -> Steps:
+    def _force_improvement(self, offspring: "_Offspring", waiting: NDArray[np.bool_]) -> Steps:
         """Mix with the archive until something is strictly better; else become a member of the archive."""
-        order = self._orders(len(rows), sets.shape[1])
-        for step in range(sets.shape[1]):
-            donors = self.archive.genomes[self._archive_members(offspring.extreme[rows])]
-            mixed = np.where(sets[rows, order[:, step]], donors, offspring.genomes[rows])
-            trials = self._canonical(mixed)
-            changed = np.flatnonzero((trials != offspring.genomes[rows]).any(axis=1))
-            if not len(changed):
+        order = self._orders(offspring)
+        for step in range(order.shape[1]):
+            everyone = np.flatnonzero(waiting)
+            donors = self._archive_members(offspring.extreme[everyone])
+            rows, genomes = self._mixed(
+                offspring, everyone, order[everyone, step], self.archive.genomes, donors
+            )
+            if not len(rows):
                 continue
-            genomes = trials[changed]
             objectives = yield genomes
             verdict = self._offer(offspring, genomes, objectives)
             accepted = forcing_accepts(
-                offspring.objectives[rows[changed]],
+                offspring.objectives[rows],
                 objectives,
-                offspring.extreme[rows[changed]],
+                offspring.extreme[rows],
                 verdict.new,
                 self._tolerance,
             )
-            done = changed[accepted]
-            offspring.replace(rows[done], genomes[accepted], objectives[accepted])
-            rows, order = np.delete(rows, done), np.delete(order, done, axis=0)
-        left = self._archive_members(offspring.extreme[rows])
-        offspring.replace(rows, self.archive.genomes[left], self.archive.objectives[left])
+            offspring.replace(rows[accepted], genomes[accepted], objectives[accepted])
+            waiting[rows[accepted]] = False
+        rows = np.flatnonzero(waiting)
+        members = self._archive_members(offspring.extreme[rows])
+        offspring.replace(rows, self.archive.genomes[members], self.archive.objectives[members])
 
     # --- their parts ---
 
-    def _orders(self, n: int, n_sets: int) -> NDArray[np.intp]:
+    def _mixed(
+        self,
+        offspring: "_Offspring",
+        rows: NDArray[np.intp],
+        chosen: NDArray[np.intp],
+        source: Genomes,
+        donors: NDArray[np.intp],
+    ) -> tuple[NDArray[np.intp], Genomes]:
+        """Give each row the genes of its chosen set from its donor; return the rows that changes, and how."""
+        changed, genomes = _copied(offspring.genomes, rows, offspring.sets, chosen, source, donors)
+        if self._canonical is not None and len(changed):
+            genomes = self._canonical(genomes)
+            differs = (genomes != offspring.genomes[changed]).any(axis=1)
+            changed, genomes = changed[differs], genomes[differs]
+        return changed, genomes
+
+    def _orders(self, offspring: "_Offspring") -> NDArray[np.intp]:
         """(n, f) a random order of the linkage sets for each solution."""
+        n, n_sets, _ = offspring.sets.shape
         return self._rng.permuted(np.tile(np.arange(n_sets), (n, 1)), axis=1)
 
     def _archive_members(self, extreme: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -236,6 +252,7 @@ class _Offspring:
     genomes: Genomes
     objectives: Objectives
     extreme: NDArray[np.intp]  # (n,) the objective of the solution's extreme cluster, or -1
+    sets: NDArray[np.bool_]  # (n, f, g) the linkage sets of the solution's cluster
     moved_front: bool = False
 
     def __post_init__(self) -> None:
@@ -250,8 +267,32 @@ class _Offspring:
         self.improved[rows] = True
 
 
-def _as_it_is(genomes: Genomes) -> Genomes:
-    return genomes
+@nb.njit(cache=True)
+def _copied(genomes, rows, sets, chosen, source, donors):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    """Copy the genes of set chosen[i] of row rows[i] from a donor; return the rows that changes, and how.
+
+    Args:
+        genomes: (n, g).
+        rows: (q,) of the genomes.
+        sets: (n, f, g) masks.
+        chosen: (q,) of the f sets.
+        source: (d, g) genomes of possible donors.
+        donors: (q,) of the source.
+    """
+    changed = np.empty(len(rows), np.intp)
+    mixed = np.empty((len(rows), genomes.shape[1]), np.intp)
+    n = 0
+    for i in range(len(rows)):
+        is_other = False
+        for j in range(genomes.shape[1]):
+            here, there = genomes[rows[i], j], source[donors[i], j]
+            takes = sets[rows[i], chosen[i], j]
+            mixed[n, j] = there if takes else here
+            is_other |= takes and here != there
+        if is_other:
+            changed[n] = rows[i]
+            n += 1
+    return changed[:n], mixed[:n]
 
 
 def mixing_accepts(

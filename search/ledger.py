@@ -79,14 +79,11 @@ class Ledger:
     def objectives(self, genomes: Genomes) -> Objectives:
         """(p, o), or fewer rows than were asked for when the budget ends among them."""
         keys = _keys(genomes)
-        new: dict[bytes, int] = {}  # -> where it stands among the genomes
+        new = _first_places(keys, self._genotypes)
         left = self._budget - self.n_genotypes
-        for i, key in enumerate(keys):
-            if key not in self._genotypes and key not in new:
-                if len(new) == left:
-                    keys = keys[:i]
-                    break
-                new[key] = i
+        if len(new) > left:
+            keys = keys[: list(new.values())[left]]
+            new = dict(list(new.items())[:left])
         if new:
             rows = self._rows_of(self._canonical(genomes[list(new.values())]))
             self._genotypes.update(zip(new, rows, strict=True))
@@ -95,20 +92,13 @@ class Ledger:
     def _rows_of(self, phenotypes: Genomes) -> list[int]:
         """Rows of phenotypes in the table; the new ones among them are evaluated, in one call."""
         keys = _keys(phenotypes)
-        new: dict[bytes, int] = {}
-        for i, key in enumerate(keys):
-            if key not in self._phenotypes and key not in new:
-                new[key] = i
+        new = _first_places(keys, self._phenotypes)
         if new:
             self._append(list(new), phenotypes[list(new.values())])
         return [self._phenotypes[key] for key in keys]
 
     def _append(self, keys: list[bytes], genomes: Genomes) -> None:
-        earlier = np.array([self._earlier_rows.get(key, -1) for key in keys])
-        objectives = np.empty((len(keys), self._objectives.shape[1]))
-        objectives[earlier >= 0] = self._earlier.objectives[earlier[earlier >= 0]]
-        if (earlier < 0).any():
-            objectives[earlier < 0] = self._evaluate(genomes[earlier < 0])
+        objectives = self._recalled(keys, genomes) if self._earlier_rows else self._evaluate(genomes)
         stop = self._size + len(keys)
         if stop > len(self._genomes):
             self._genomes = np.resize(self._genomes, (2 * stop, self._genomes.shape[1]))
@@ -117,6 +107,23 @@ class Ledger:
         self._objectives[self._size : stop] = objectives
         self._phenotypes.update(zip(keys, range(self._size, stop), strict=True))
         self._size = stop  # last, so that an interruption before it leaves whole rows only
+
+    def _recalled(self, keys: list[bytes], genomes: Genomes) -> Objectives:
+        """Evaluate what the earlier run did not."""
+        earlier = np.array([self._earlier_rows.get(key, -1) for key in keys])
+        objectives: Objectives = self._earlier.objectives[earlier]
+        if (earlier < 0).any():
+            objectives[earlier < 0] = self._evaluate(genomes[earlier < 0])
+        return objectives
+
+
+def _first_places(keys: list[bytes], known: dict[bytes, int]) -> dict[bytes, int]:
+    """Where each key that is not known stands first."""
+    new: dict[bytes, int] = {}
+    for i, key in enumerate(keys):
+        if key not in known and key not in new:
+            new[key] = i
+    return new
 
 
 def _keys(genomes: Genomes) -> list[bytes]:

@@ -122,7 +122,7 @@ def search(
     )
     space = evaluator.space
     earlier = checkpoint.read(space.n_genes) if checkpoint else Evaluations.none(space.n_genes)
-    ledger = Ledger(space.canonical, evaluator.objectives, evaluations, earlier)
+    ledger = Ledger(space.compact, evaluator.objectives, evaluations, earlier)
     singles = _singles(space)
     seeds = singles if seed_singles else singles[:0]
     ledger.objectives(seeds)
@@ -178,7 +178,7 @@ def _algorithm(name: AlgorithmName, space: Space, seed: int, seeds: Genomes) -> 
     rng = np.random.default_rng(seed)
     if name == "random":
         return RandomSearch(space.n_values, rng)
-    return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.canonical)
+    return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.compact)
 
 
 def _candidates(problem: Problem, space: Space, evaluations: Evaluations) -> tuple[Candidate, ...]:
