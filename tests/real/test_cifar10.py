@@ -1,0 +1,100 @@
+"""Six published ONNX networks on CIFAR-10's test images: half of them to search on, half to test."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("numba")
+
+DATA = Path(__file__).resolve().parents[2] / "../shared/data/cifar10"
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not there"),
+]
+# MMACs and test accuracy, as published with the networks.
+NETWORKS = {
+    "mlperf_tiny_resnet8": (12.5, 0.8719),
+    "resnet20": (40.6, 0.9173),
+    "resnet32": (68.9, 0.9263),
+    "mlperf_tiny_resnet8_large": (76.5, 0.9128),
+    "resnet44": (97.2, 0.9310),
+    "resnet56": (125.5, 0.9339),
+}
+IMAGENET = {"size": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+RAW = {"size": 32, "divisor": 1, "mean": [0, 0, 0], "std": [1, 1, 1]}
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+    spec = importlib.util.spec_from_file_location("read_cifar10", DATA / "read_cifar10.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found, labels, _ = module.load(DATA / "cifar10.npz", "test")
+    return found, labels
+
+
+@pytest.fixture(scope="module")
+def walk(images: Any, helpers: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("cifar10")
+    np.savez(folder / "test.npz", images=images[0], labels=images[1])
+    members = [
+        {
+            "source": f"onnx:{DATA.resolve()}/onnx/{name}.onnx",
+            "preprocess": RAW if name.startswith("mlperf") else IMAGENET,
+        }
+        for name in NETWORKS
+    ]
+    (folder / "members.yml").write_text(yaml.safe_dump(members))
+    common = ("pool", "record", "pool", "--members", "members.yml", "--data", "test.npz")
+    helpers.encas(*common, "--rows", ":5000", cwd=folder)
+    helpers.encas(*common, "--rows", "5000:", "--split", "test", cwd=folder)
+    walk = helpers.Walk(folder)
+    best = max((walk.pool.probs(n, "val").argmax(axis=1) == walk.pool.labels("val")).mean() for n in NETWORKS)
+    walk.find(float(best))
+    return walk
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_recorded_network_is_the_published_one(name: str, walk: Any) -> None:
+    mmacs, accuracy = NETWORKS[name]
+    assert walk.pool.member(name).macs / 1e6 == pytest.approx(mmacs, abs=0.051)
+    assert walk.accuracy(name) == pytest.approx(accuracy, abs=0.005)
+
+
+def test_the_cascade_needs_fewer_macs_than_any_network_as_accurate(walk: Any, helpers: Any) -> None:
+    found = helpers.encas("evaluate", "cascade.json", "--split", "test", cwd=walk.folder)
+    assert found["cascade"]["n"] == 5000
+    assert found["cascade"]["accuracy"] > found["single_members"]["no_more_cost"]["accuracy"] + 0.02
+    assert found["cascade"]["macs"] < 0.7 * found["single_members"]["no_less_accuracy"]["macs"]
+
+
+def test_the_executor_decides_as_recorded(walk: Any, helpers: Any, images: Any) -> None:
+    helpers.assert_executor_agrees(walk, images[0][5000:])
+
+
+def test_the_server_decides_as_recorded(walk: Any, helpers: Any, images: Any, start_server: Any) -> None:
+    http = pytest.importorskip("tritonclient.http")
+
+    def as_input(pixels: NDArray[np.uint8]) -> Any:
+        tensor = http.InferInput("image", list(pixels.shape), "UINT8")
+        tensor.set_data_from_numpy(np.ascontiguousarray(pixels))
+        return tensor
+
+    helpers.assert_server_agrees(walk, images[0][5000:], start_server, as_input)
+
+
+def test_measuring_executes_the_macs_that_were_predicted(walk: Any, helpers: Any) -> None:
+    options = ("--data", "test.npz", "--rows", "5000:", "--batch", 1, 32, "--pool", "pool")
+    found = helpers.encas("measure", "bundle", *options, cwd=walk.folder)
+    expected, _ = walk.recorded()
+    assert found["macs"] == pytest.approx(expected.macs.mean(), rel=1e-3)
+    assert found["accuracy"] == pytest.approx((expected.label == walk.pool.labels("test")).mean(), abs=1e-3)
+    timed = {member.name for member in walk.pool.file.members if member.latency}
+    assert timed == set(walk.cascade.member_names)
