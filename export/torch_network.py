@@ -44,12 +44,14 @@ class TorchNetwork:
     params: int
     engine: str
     device: str
+    layout: torch.memory_format
     source: str
 
     def probs(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, c) softmax outputs for (n, channels, height, width) inputs."""
+        given = torch.from_numpy(tensor).to(self.device, memory_format=self.layout)
         with torch.inference_mode(), _full_precision():
-            found: NDArray[np.float32] = self.module(torch.from_numpy(tensor).to(self.device)).cpu().numpy()
+            found: NDArray[np.float32] = self.module(given).cpu().numpy()
         return found
 
     def write_onnx(self, path: Path) -> None:
@@ -58,7 +60,7 @@ class TorchNetwork:
         Raises:
             InvalidInput: The network cannot be traced with a free batch axis.
         """
-        module = self.module.to("cpu")
+        module = self.module.to("cpu").to(memory_format=torch.contiguous_format)
         try:
             with _quiet(), torch.inference_mode():
                 program = torch.onnx.export(
@@ -75,13 +77,13 @@ class TorchNetwork:
             reason = " ".join(str(error).split())[:300]
             raise InvalidInput(f"{self.source}: torch cannot export it to ONNX: {reason}") from error
         finally:
-            self.module.to(self.device)
+            self.module.to(self.device).to(memory_format=self.layout)
         assert program is not None
         model = program.model_proto
         if dims_of(image_input(model, self.source))[0] is not None:
             raise InvalidInput(
-                f"{self.source}: torch fixed the number of samples in the ONNX graph, because the module's code "
-                "depends on it; write the module without loops over samples"
+                f"{self.source}: torch fixed the number of samples in the ONNX graph, because the module's "
+                "code depends on it; write the module without loops over samples"
             )
         save(model, path)
 
@@ -108,14 +110,16 @@ def open_module(module: nn.Module, preprocess: Preprocess, device: str, source: 
         raise InvalidInput(f"{source}: must answer one sample with (1, classes) logits, answers {found}")
     if is_distribution(logits.float().numpy()):
         raise InvalidInput(f"{source}: answers with probabilities; return logits, without the softmax")
+    layout = _fast_layout(module, sample)
     return TorchNetwork(
-        module=_Probs(module).eval().to(device),
+        module=_Probs(module).eval().to(device).to(memory_format=layout),
         preprocess=preprocess,
         n_classes=logits.shape[1],
         macs=macs,
         params=_count_weights(module),
         engine=f"torch {torch.__version__.partition('+')[0]}" + (" cuda" if device == "cuda" else ""),
         device=device,
+        layout=layout,
         source=source,
     )
 
@@ -123,6 +127,17 @@ def open_module(module: nn.Module, preprocess: Preprocess, device: str, source: 
 def count_macs(module: nn.Module, sample: Tensor) -> int:
     """Multiply-accumulates of convolutions, linear layers and attention for a (1, ...) sample."""
     return _run_counted(module, sample, type(module).__name__)[0]
+
+
+def _fast_layout(module: nn.Module, sample: Tensor) -> torch.memory_format:
+    """Choose channels last, which halves the time of many networks, unless the module cannot work with it."""
+    module.to(memory_format=torch.channels_last)
+    try:
+        with torch.inference_mode():
+            module(sample.to(memory_format=torch.channels_last))
+    except RuntimeError:  # `view` wants the old layout
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _count_weights(module: nn.Module) -> int:

@@ -84,6 +84,22 @@ def test_a_module_that_is_no_classifier_is_refused(module: Any, message: str) ->
         open_module(module, TWO, "cpu", "here")
 
 
+def test_a_module_that_needs_the_old_layout_gets_it() -> None:
+    class Viewing(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.conv(x).view(len(x), -1)
+
+    module = Viewing()
+    network = open_module(module, Preprocess(size=(6, 6)), "cpu", "here")
+    x = np.random.default_rng(0).random((2, 3, 6, 6), np.float32)
+    expected = torch.softmax(module(torch.from_numpy(x)), 1)
+    assert np.allclose(network.probs(x), expected.detach().numpy(), atol=1e-6)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(InvalidInput, match="torch finds no CUDA device here; use --device cpu"):
