@@ -21,7 +21,7 @@ def mo_gomea(problem: KnownProblem, seed: int) -> MoGomea:
 @pytest.mark.parametrize(
     ("problem", "at_most"),
     [
-        (zeromax_onemax(50), 8_000),
+        (zeromax_onemax(50), 10_000),
         (trap_inverse_trap(5), 10_000),
         (leading_ones_trailing_zeros(15), 10_000),
     ],
@@ -36,8 +36,13 @@ def test_the_whole_front_is_found_within(problem: KnownProblem, at_most: int, se
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("problem", "at_most"),
-    [(zeromax_onemax(100), 30_000), (trap_inverse_trap(10), 40_000), (trap_inverse_trap(20), 250_000)],
-    ids=["zeromax-onemax-100", "trap5-50", "trap5-100"],
+    [
+        (zeromax_onemax(100), 30_000),
+        (trap_inverse_trap(10), 40_000),
+        (trap_inverse_trap(20), 250_000),
+        (leading_ones_trailing_zeros(25), 200_000),
+    ],
+    ids=["zeromax-onemax-100", "trap5-50", "trap5-100", "leading-ones-trailing-zeros-25"],
 )
 def test_the_whole_front_of_larger_problems_is_found_within(
     problem: KnownProblem, at_most: int, seed: int
