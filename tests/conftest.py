@@ -7,6 +7,7 @@ output layer is fitted by ridge regression: real classifiers, of rising cost and
 import subprocess
 import sys
 import tempfile
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,12 @@ PREPROCESS = Preprocess(channels=1, size=(8, 8), interpolation="bilinear", mean=
 HIDDEN = (4, 8, 16, 32, 64, 128, 256, 512)
 N_VAL = 600
 ENCAS = Path(sys.executable).with_name("encas")
+
+
+# A shell that starts something in the background makes it ignore Ctrl-C, and so all that it starts itself:
+# the commands whose Ctrl-C is tested here would never hear of it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

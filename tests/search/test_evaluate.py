@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+pytest.importorskip("numba")
+
+from encas.cascade import run_cascade
+from encas.errors import InvalidInput
+from encas.pool import Member, Pool
+from encas.search.evaluate import Evaluator
+
+N, M, STAGES = 60, 4, 4
+
+
+def make_pool(path: Path, outputs: NDArray[np.float16], labels: NDArray[np.int64]) -> Pool:
+    pool = Pool.open_or_create(path, outputs.shape[2]).with_split("val", labels)
+    for index, probs in enumerate(outputs):
+        member = Member(name=f"net{index}", source="imported", macs=10**index)
+        pool = pool.with_outputs(member, "val", probs, "test")
+    return pool
+
+
+def coarse_outputs(n_classes: int, rng: np.random.Generator) -> NDArray[np.float16]:
+    """Probabilities in eighths: many ties, and many confidences exactly at a threshold."""
+    eighths = rng.multinomial(8, rng.dirichlet(np.full(n_classes, 0.4), (M, N)))
+    return (eighths / 8).astype(np.float16)
+
+
+def fine_outputs(n_classes: int, rng: np.random.Generator) -> NDArray[np.float16]:
+    return rng.dirichlet(np.full(n_classes, 0.3), (M, N)).astype(np.float16)
+
+
+@pytest.fixture(scope="module", params=[(coarse_outputs, 2), (coarse_outputs, 10), (fine_outputs, 100)])
+def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    make, n_classes = request.param
+    rng = np.random.default_rng(n_classes)
+    return make_pool(
+        tmp_path_factory.mktemp("pool") / "pool", make(n_classes, rng), rng.integers(n_classes, size=N)
+    )
+
+
+def opened(pool: Pool, workers: int = 1) -> Evaluator:
+    members = pool.members_with("val")
+    costs = np.array([member.macs for member in members], np.float64)
+    return Evaluator.open(pool, "val", members, costs, max_stages=STAGES, workers=workers)
+
+
+def reference(pool: Pool, evaluator: Evaluator, genome: NDArray[np.intp]) -> tuple[float, float]:
+    """Error and cost by the definition."""
+    cascade = evaluator.space.cascade(genome, pool.names)
+    outputs = [pool.probs(name, "val") for name in cascade.member_names]
+    macs = [pool.member(name).macs for name in cascade.member_names]
+    answers = run_cascade(cascade, lambda stage, rows: outputs[stage][rows], N, macs)
+    return float(np.mean(answers.label != pool.labels("val"))), float(np.mean(answers.macs))
+
+
+@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_random_genomes_get_what_the_definition_says(pool: Pool, n: int) -> None:
+    evaluator = opened(pool)
+    rng = np.random.default_rng(0)
+    genomes = rng.integers(evaluator.space.n_values, size=(n, 2 * STAGES - 1))
+    genomes = genomes[genomes[:, :STAGES].any(axis=1)]
+    found = evaluator.objectives(genomes)
+    expected = np.array([reference(pool, evaluator, genome) for genome in genomes])
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_number_of_workers_and_the_company_change_nothing(pool: Pool) -> None:
+    alone, together = opened(pool), opened(pool, workers=3)
+    genomes = np.random.default_rng(1).integers(alone.space.n_values, size=(50, 2 * STAGES - 1))
+    expected = np.concatenate([alone.objectives(genome[None]) for genome in genomes])
+    assert together.objectives(genomes).tobytes() == expected.tobytes()
+
+
+def test_a_genome_without_members_is_the_worst_there_can_be(pool: Pool) -> None:
+    evaluator = opened(pool)
+    nothing = np.zeros((1, 2 * STAGES - 1), np.intp)
+    assert evaluator.objectives(nothing).tolist() == [[1.0, STAGES * 1000.0]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(gene=st.integers(0, 50), shift=st.sampled_from([-1, 0, 1]))
+def test_a_sample_at_a_threshold_stays_and_one_float16_above_leaves(
+    tmp_path_factory: pytest.TempPathFactory, gene: int, shift: int
+) -> None:
+    at = np.float16(gene / 50)
+    value = np.clip(np.nextafter(at, np.float16(2 * shift)) if shift else at, 0, 1)
+    other = np.float16(1 - value)
+    outputs = np.array([[[value, other]], [[0.5, 0.5]]], np.float16)
+    pool = make_pool(tmp_path_factory.mktemp("edge") / "pool", outputs, np.array([0]))
+    evaluator = Evaluator.open(pool, "val", pool.file.members, np.array([1.0, 10.0]), max_stages=2)
+    leaves = max(np.float32(value), np.float32(other)) > np.float32(gene / 50)
+    assert evaluator.objectives(np.array([[1, 2, gene]]))[0, 1] == (1.0 if leaves else 11.0)
+
+
+def test_outputs_that_hold_nan_are_refused(tmp_path: Path) -> None:
+    outputs = np.full((1, 3, 2), 0.5, np.float16)
+    pool = make_pool(tmp_path / "pool", outputs, np.zeros(3, np.int64))
+    broken = outputs[0].copy()
+    broken[1] = np.nan
+    np.save(tmp_path / "pool/val/probs/net0.npy", broken)
+    with pytest.raises(InvalidInput, match="row 1 holds NaN"):
+        opened(pool)
