@@ -4,7 +4,9 @@ import hashlib
 import json
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encas import __version__
-from encas.cascade import Cascade, Evaluated, PoolReference
+from encas.cascade import Cascade, PoolReference
 from encas.cost import Objective, member_costs
-from encas.errors import InvalidInput
+from encas.errors import InvalidInput, require
 from encas.evaluation import evaluate
 from encas.front import Candidate, Front, FrontFile, Single
 from encas.pool import Member, Pool
-from encas.search.algorithm import Algorithm, Genomes
+from encas.search.algorithm import Algorithm, Genomes, Objectives
 from encas.search.checkpoint import Checkpoint
 from encas.search.drive import Progress, Watch, drive
 from encas.search.evaluate import Evaluator
@@ -53,6 +55,11 @@ class Problem:
         # A member after itself changes no answer.
         stages = 1 if len(members) == 1 else max_stages
         return cls(pool, split, goal, members, member_costs(members, goal), stages)
+
+    @cached_property
+    def reference(self) -> PoolReference:
+        """Where the pool lies."""
+        return PoolReference(path=str(self.pool.path.resolve()), sha256=self.pool.sha256)
 
     @property
     def digest(self) -> str:
@@ -105,17 +112,13 @@ def search(
     Source: Chebykin et al., GECCO 2022, arXiv:2203.04011.
     """
     started_s = time.monotonic()
-    for name, value in (("evaluations", evaluations), ("max_stages", max_stages), ("workers", workers)):
-        if value < 1:
-            raise InvalidInput(f"{name}: must be at least 1, got {value}")
+    _check(evaluations=evaluations, max_stages=max_stages, workers=workers)
     if seed < 0:
         raise InvalidInput(f"seed: must be at least 0, got {seed}")
     if algorithm not in ALGORITHMS:
         raise InvalidInput(f"algorithm '{algorithm}': must be one of {', '.join(ALGORITHMS)}")
     problem = Problem.of(pool, split, objective, max_stages)
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    checkpoint = None if out is None else Checkpoint(Path(out) / "checkpoint.npz", problem.digest)
+    checkpoint = None if out is None else _prepared(Path(out), problem)
 
     evaluator = Evaluator.open(
         pool, split, problem.members, problem.costs, max_stages=problem.max_stages, workers=workers
@@ -135,8 +138,9 @@ def search(
 
     if Pool.open(pool.path).sha256 != pool.sha256:
         raise InvalidInput(f"{pool.path}: changed while it was searched; search again")
+    candidates = _candidates(problem, space, ledger.evaluations, workers)
     file = FrontFile(
-        pool=PoolReference(path=str(pool.path.resolve()), sha256=pool.sha256),
+        pool=problem.reference,
         split=split,
         objective=str(problem.objective),
         unit=problem.objective.unit,
@@ -150,14 +154,9 @@ def search(
         },
         evaluations={"genotypes": ledger.n_genotypes, "phenotypes": len(ledger.evaluations.genomes)},
         versions={"encas": __version__, "numpy": np.__version__},
+        singles=_described(problem, evaluator.objectives(singles)),
+        candidates=candidates,
         seconds=time.monotonic() - started_s,
-        singles=tuple(
-            Single(member=member.name, error=error, cost=cost)
-            for member, (error, cost) in zip(
-                problem.members, evaluator.objectives(singles).tolist(), strict=True
-            )
-        ),
-        candidates=_candidates(problem, space, ledger.evaluations),
     )
     front = Front(Path("front" if out is None else out), file)
     if checkpoint is not None:
@@ -165,6 +164,27 @@ def search(
         draw(front)
         checkpoint.remove()
     return front
+
+
+def _check(**settings: int) -> None:
+    for name, value in settings.items():
+        if value < 1:
+            raise InvalidInput(f"{name}: must be at least 1, got {value}")
+
+
+def _prepared(out: Path, problem: Problem) -> Checkpoint:
+    """See to it that the front can be written when it has been found."""
+    require("matplotlib", "search")
+    require("plotly", "search")
+    out.mkdir(parents=True, exist_ok=True)
+    return Checkpoint(out / "checkpoint.npz", problem.digest)
+
+
+def _described(problem: Problem, objectives: Objectives) -> tuple[Single, ...]:
+    return tuple(
+        Single(member=member.name, error=error, cost=cost)
+        for member, (error, cost) in zip(problem.members, objectives.tolist(), strict=True)
+    )
 
 
 def _singles(space: Space) -> Genomes:
@@ -181,35 +201,34 @@ def _algorithm(name: AlgorithmName, space: Space, seed: int, seeds: Genomes) -> 
     return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.compact)
 
 
-def _candidates(problem: Problem, space: Space, evaluations: Evaluations) -> tuple[Candidate, ...]:
-    """What nothing evaluated dominates, by rising cost, run once more by the definition of a cascade."""
-    names = [member.name for member in problem.members]
-    reference = PoolReference(path=str(problem.pool.path.resolve()), sha256=problem.pool.sha256)
+def _candidates(
+    problem: Problem, space: Space, evaluations: Evaluations, workers: int
+) -> tuple[Candidate, ...]:
+    """What nothing evaluated dominates, by rising cost."""
     real = np.flatnonzero(evaluations.genomes.any(axis=1))
     rows = real[non_dominated(evaluations.objectives[real])]
     if not len(rows):
         raise InvalidInput(f"{len(evaluations.genomes)} evaluations found no cascade; allow more evaluations")
-    candidates = []
-    for genome, (error, cost) in zip(
-        evaluations.genomes[rows], evaluations.objectives[rows].tolist(), strict=True
-    ):
-        cascade = space.cascade(genome, names)
-        found = evaluate(cascade, problem.pool, problem.split)
-        if found.exit_fractions[-1] == 0:
-            cascade = _without_unreached(cascade, found)
-            found = evaluate(cascade, problem.pool, problem.split)
-        if abs(found.accuracy - (1 - error)) > 1e-9:
-            raise InvalidInput(
-                f"{problem.pool.path}: '{cascade}' was {1 - error:.6f} right during the search and is "
-                f"{found.accuracy:.6f} right now; the pool's files changed, search again"
-            )
-        evaluated = cascade.model_copy(update={"evaluated": {problem.split: found}, "pool": reference})
-        candidates.append(Candidate(error=error, cost=cost, cascade=evaluated))
-    return tuple(candidates)
+    names = [member.name for member in problem.members]
+    cascades = [space.cascade(genome, names) for genome in evaluations.genomes[rows]]
+    errors, costs = evaluations.objectives[rows].T.tolist()
+    with ThreadPoolExecutor(workers) as threads:
+        return tuple(threads.map(partial(_candidate, problem), cascades, errors, costs))
 
 
-def _without_unreached(cascade: Cascade, found: Evaluated) -> Cascade:
-    """Drop the stages at the end that no sample got to."""
-    n = 1 + max(stage for stage, fraction in enumerate(found.exit_fractions) if fraction > 0)
-    stages = (*cascade.stages[: n - 1], cascade.stages[n - 1].model_copy(update={"threshold": None}))
-    return cascade.model_copy(update={"stages": stages})
+def _candidate(problem: Problem, cascade: Cascade, error: float, cost: float) -> Candidate:
+    """Run a cascade once more, by the definition, and drop the stages at its end that no sample gets to."""
+    found = evaluate(cascade, problem.pool, problem.split)
+    if abs(found.accuracy - (1 - error)) > 1e-9:
+        raise InvalidInput(
+            f"{problem.pool.path}: '{cascade}' was {1 - error:.6f} right during the search and is "
+            f"{found.accuracy:.6f} right now; the pool's files changed, search again"
+        )
+    n = 1 + int(np.flatnonzero(found.exit_fractions)[-1])
+    last = cascade.stages[n - 1].model_copy(update={"threshold": None})
+    update = {
+        "stages": (*cascade.stages[: n - 1], last),
+        "evaluated": {problem.split: found.model_copy(update={"exit_fractions": found.exit_fractions[:n]})},
+        "pool": problem.reference,
+    }
+    return Candidate(error=error, cost=cost, cascade=cascade.model_copy(update=update))
