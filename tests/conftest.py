@@ -4,10 +4,10 @@ The digits of scikit-learn (1,797 images of 8 x 8 pixels), and networks of one r
 output layer is fitted by ridge regression: real classifiers, of rising cost and accuracy.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
