@@ -100,7 +100,9 @@ def servers() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def start_server(command: list[str], folder: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert process.stdout is not None
     deadline_s = time.monotonic() + 60
     while "serving" not in process.stdout.readline():
