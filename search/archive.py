@@ -170,7 +170,7 @@ def _nearest(genome, genomes, size, left_out):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True)
-def _offer(genomes, objectives, size, new, new_objectives, tolerance, origin, box, verdict):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _offer(genomes, objectives, size, new, new_objectives, tolerance, origin, box, verdict):  # type: ignore[no-untyped-def]
     """Offer the points `new` one by one; write a verdict for each and return the archive's new size."""
     for i in range(len(new)):
         x, fx = new[i], new_objectives[i]

@@ -268,7 +268,7 @@ class _Offspring:
 
 
 @nb.njit(cache=True)
-def _copied(genomes, rows, sets, chosen, source, donors):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _copied(genomes, rows, sets, chosen, source, donors):  # type: ignore[no-untyped-def]
     """Copy the genes of set chosen[i] of row rows[i] from a donor; return the rows that changes, and how.
 
     Args:
