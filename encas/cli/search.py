@@ -233,14 +233,19 @@ def _print_cascades(rows: list[tuple[str, str, "Evaluated"]]) -> None:
         print_line(f"{what}: {name}")
     print_table(
         ["", "accuracy", "MMACs a sample"],
-        [[what, f"{found.accuracy:.2%}", f"{found.macs / 1e6:.4g}"] for what, _, found in rows],
+        [[what, f"{found.accuracy:.2%}", _mmacs(found.macs)] for what, _, found in rows],
     )
 
 
 def _costs(front: "Front", candidate: "Candidate") -> list[str]:
     macs = candidate.cascade.evaluated[front.file.split].macs
     latency = [f"{candidate.cost * 1e3:.4g}"] if front.file.unit == "s" else []
-    return [*latency, f"{macs / 1e6:.4g}"]
+    return [*latency, _mmacs(macs)]
+
+
+def _mmacs(macs: float) -> str:
+    """Four digits without an exponent."""
+    return f"{macs / 1e6:,.0f}" if macs >= 1e9 else f"{macs / 1e6:.4g}"
 
 
 def _leaves(cascade: "Cascade", split: str) -> list[str]:
