@@ -145,7 +145,7 @@ class Evaluator:
             counts.right[genome] = n_right
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _first_stage(
     confidence: NDArray[np.float32], right: NDArray[np.bool_], limit: np.float32, rows: NDArray[np.intp]
 ) -> tuple[int, int]:
@@ -164,7 +164,7 @@ def _first_stage(
     return n_left, n_right
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _later_stage(
     bits: Bits,
     before: Bits | None,

@@ -106,7 +106,7 @@ class Space:
         return Cascade(stages=tuple(stages))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _compact(genomes: NDArray[np.intp], max_stages: int, out: NDArray[np.intp]) -> None:
     for row in range(genomes.shape[0]):
         n = 0
