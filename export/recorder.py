@@ -82,6 +82,7 @@ def record(
             todo.append(spec)
     for group in _groups(todo, device, preprocess):
         n_classes = _common_classes(group, images, data)
+        _check_preprocess(known, group)
         known = Pool.open_or_create(pool, images.classes or n_classes)
         known = known.with_split(split, images.labels, reference)
         for (spec, network), probs in zip(group, _answers(group, images, batch, advance), strict=True):
@@ -152,6 +153,18 @@ def _common_classes(group: Group, images: LabelledImages, data: Path | str) -> i
                 "all must have the same classes, whose names --classes FILE can give"
             )
     return n_classes
+
+
+def _check_preprocess(pool: Pool | None, group: Group) -> None:
+    """Check that members of the pool prepare images as they did for its other splits."""
+    for spec, network in group:
+        name = spec.member_name
+        if pool is None or name not in pool.names or pool.member(name).preprocess == network.preprocess:
+            continue
+        raise InvalidInput(
+            f"{pool.path}: member '{name}' was recorded with another preprocessing; give the same, or the "
+            "new member another name"
+        )
 
 
 def _answers(group: Group, images: LabelledImages, batch: int, advance: Advance) -> list[NDArray[np.float16]]:

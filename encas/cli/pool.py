@@ -97,11 +97,13 @@ def record(
     from encas.data import open_images, read_classes
     from encas.errors import InvalidInput
     from encas.export import record
+    from encas.export.memory import keep_freed_memory
     from encas.export.source import read_preprocess
 
     if device not in ("cpu", "cuda"):
         raise InvalidInput(f"--device '{device}': must be cpu or cuda")
     specs = _specs(member or [], members, weights, name)
+    keep_freed_memory()
     n = len(open_images(data).rows(rows))
     with progress("recorded", n * len(specs), quiet=as_json) as advance:
         made = record(

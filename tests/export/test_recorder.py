@@ -201,6 +201,14 @@ def test_another_network_of_a_recorded_name_is_refused(digits_files: Path, tmp_p
         record(tmp_path / "pool", specs(digits_files, "hidden008", preprocess=changed), data, rows=":9")
 
 
+def test_all_splits_of_a_member_are_prepared_in_the_same_way(digits_files: Path, tmp_path: Path) -> None:
+    members, data = specs(digits_files, "hidden008"), digits_files / "digits.npz"
+    record(tmp_path / "pool", members, data, rows=":9", preprocess=PREPROCESS)
+    changed = PREPROCESS.model_copy(update={"divisor": 16.0})
+    with pytest.raises(InvalidInput, match="member 'hidden008' was recorded with another preprocessing"):
+        record(tmp_path / "pool", members, data, rows="9:18", split="test", preprocess=changed)
+
+
 def test_a_member_twice_is_refused(digits_files: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="member 'hidden008' is named twice"):
         record(tmp_path / "pool", specs(digits_files, "hidden008", "hidden008"), digits_files / "digits.npz")

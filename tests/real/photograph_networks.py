@@ -22,10 +22,7 @@ def _network(folder: Path, weights: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     net = module.QNet(weights)
-    return net, {
-        "size": net.size,
-        "interpolation": "bilinear",
-        "crop_mode": "squash",
-        "mean": [0, 0, 0],
-        "std": [1, 1, 1],
-    }
+    # As the published accuracies were measured. 192 / 0.875 leaves an odd margin, which cannot be halved, and
+    # these networks notice half a pixel (0.766 or 0.778): 0.872 leaves an even one.
+    crop_pct = 0.872 if net.size == 192 else 0.875
+    return net, {"size": net.size, "crop_pct": crop_pct, "mean": [0, 0, 0], "std": [1, 1, 1]}
