@@ -18,7 +18,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_freed_memory_is_used_again() -> None:
-    """Ten times 32 MiB are 81,920 pages of 4 kB, if the system has to give out and clear each of them anew."""
+    """Ten times 32 MiB are 81,920 pages of 4 kB, if the system has to give out and clear each anew."""
     found = {}
     for word in ("keep", "return"):
         done = subprocess.run([sys.executable, "-c", CODE, word], capture_output=True, text=True, check=True)
