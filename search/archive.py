@@ -130,77 +130,85 @@ def _n_occupied(offsets: Objectives, box: NDArray[np.float64]) -> int:
     return len(np.unique(np.floor(offsets / box), axis=0))
 
 
-@nb.njit(cache=True)
-def _compare(a, b, tolerance):  # type: ignore[no-untyped-def]
-    """-1: a dominates b, 1: b dominates a, 0: neither."""
-    a_better = b_better = False
-    for j in range(len(a)):
-        if a[j] < b[j] - tolerance:
-            a_better = True
-        elif b[j] < a[j] - tolerance:
-            b_better = True
-    return b_better - a_better if a_better != b_better else 0
+# Rows are given as array and index: slices take numba several times as long to compile.
 
 
 @nb.njit(cache=True)
-def _is_equal(a, b, tolerance, origin, box):  # type: ignore[no-untyped-def]
+def _compare(one, i, other, k, tolerance):  # type: ignore[no-untyped-def]
+    """-1: point i of one dominates point k of the other, 1: the other way round, 0: neither."""
+    here = there = False
+    for j in range(one.shape[1]):
+        here |= one[i, j] < other[k, j] - tolerance
+        there |= other[k, j] < one[i, j] - tolerance
+    if here == there:
+        return 0
+    return -1 if here else 1
+
+
+@nb.njit(cache=True)
+def _is_equal(one, i, other, k, tolerance, origin, box):  # type: ignore[no-untyped-def]
     """Whether no objective tells two points apart: within the tolerance, or in one box of the grid."""
-    for j in range(len(a)):
-        if abs(a[j] - b[j]) <= tolerance:
+    for j in range(one.shape[1]):
+        a, b = one[i, j], other[k, j]
+        if abs(a - b) <= tolerance:
             continue
-        if box[j] == 0 or np.floor((a[j] - origin[j]) / box[j]) != np.floor((b[j] - origin[j]) / box[j]):
+        if box[j] == 0 or np.floor((a - origin[j]) / box[j]) != np.floor((b - origin[j]) / box[j]):
             return False
     return True
 
 
 @nb.njit(cache=True)
-def _nearest(genome, genomes, size, left_out):  # type: ignore[no-untyped-def]
-    """Hamming distance to the nearest of the first `size` genomes, without one of them."""
-    nearest = len(genome) + 1
-    for i in range(size):
-        if i == left_out:
+def _nearest(one, i, genomes, size, left_out):  # type: ignore[no-untyped-def]
+    """Hamming distance of genome i of one to the nearest of the first `size`, without one of them."""
+    nearest = one.shape[1] + 1
+    for a in range(size):
+        if a == left_out:
             continue
         distance = 0
-        for j in range(len(genome)):
-            distance += genome[j] != genomes[i, j]
-            if distance >= nearest:
-                break
+        for j in range(one.shape[1]):
+            distance += one[i, j] != genomes[a, j]
         nearest = min(nearest, distance)
     return nearest
+
+
+@nb.njit(cache=True)
+def _copy(source, i, target, k):  # type: ignore[no-untyped-def]
+    for j in range(source.shape[1]):
+        target[k, j] = source[i, j]
 
 
 @nb.njit(cache=True)
 def _offer(genomes, objectives, size, new, new_objectives, tolerance, origin, box, verdict):  # type: ignore[no-untyped-def]
     """Offer the points `new` one by one; write a verdict for each and return the archive's new size."""
     for i in range(len(new)):
-        x, fx = new[i], new_objectives[i]
         equal = -1
         verdict[i] = _NEW
         for a in range(size):
-            order = _compare(objectives[a], fx, tolerance)
+            order = _compare(objectives, a, new_objectives, i, tolerance)
             if order == -1:
                 verdict[i] = _DOMINATED
                 break
-            if order == 0 and equal < 0 and _is_equal(objectives[a], fx, tolerance, origin, box):
+            if (
+                order == 0
+                and equal < 0
+                and _is_equal(objectives, a, new_objectives, i, tolerance, origin, box)
+            ):
                 equal = a
         if verdict[i] == _DOMINATED:
             continue
         if equal >= 0:
             verdict[i] = _KNOWN
-            if (x == genomes[equal]).all():
-                continue
-            here = _nearest(genomes[equal], genomes, size, equal)
-            if _nearest(x, genomes, size, equal) <= here:
+            here = _nearest(genomes, equal, genomes, size, equal)
+            if _nearest(new, i, genomes, size, equal) <= here:
                 continue
         kept = 0
         for a in range(size):
-            if a == equal or _compare(fx, objectives[a], tolerance) == -1:
+            if a == equal or _compare(new_objectives, i, objectives, a, tolerance) == -1:
                 continue
-            if kept != a:
-                genomes[kept] = genomes[a]
-                objectives[kept] = objectives[a]
+            _copy(genomes, a, genomes, kept)
+            _copy(objectives, a, objectives, kept)
             kept += 1
-        genomes[kept] = x
-        objectives[kept] = fx
+        _copy(new, i, genomes, kept)
+        _copy(new_objectives, i, objectives, kept)
         size = kept + 1
     return size

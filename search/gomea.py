@@ -165,11 +165,9 @@ class MoGomea:
         everyone = np.arange(len(offspring))
         order = self._orders(offspring)
         drawn = self._rng.integers(clusters.members.shape[1], size=order.shape)
-        donors = clusters.members[clusters.of[:, None], drawn]  # (n, f)
-        for step in range(order.shape[1]):
-            rows, genomes = self._mixed(
-                offspring, everyone, order[:, step], population.genomes, donors[:, step]
-            )
+        donors = clusters.members[clusters.of, drawn]  # (f, n)
+        for step in range(len(order)):
+            rows, genomes = self._mixed(offspring, everyone, order[step], population.genomes, donors[step])
             if not len(rows):
                 continue
             objectives = yield genomes
@@ -186,11 +184,11 @@ class MoGomea:
     def _force_improvement(self, offspring: "_Offspring", waiting: NDArray[np.bool_]) -> Steps:
         """Mix with the archive until something is strictly better; else become a member of the archive."""
         order = self._orders(offspring)
-        for step in range(order.shape[1]):
+        for step in range(len(order)):
             everyone = np.flatnonzero(waiting)
             donors = self._archive_members(offspring.extreme[everyone])
             rows, genomes = self._mixed(
-                offspring, everyone, order[everyone, step], self.archive.genomes, donors
+                offspring, everyone, order[step, everyone], self.archive.genomes, donors
             )
             if not len(rows):
                 continue
@@ -228,9 +226,9 @@ class MoGomea:
         return changed, genomes
 
     def _orders(self, offspring: "_Offspring") -> NDArray[np.intp]:
-        """(n, f) a random order of the linkage sets for each solution."""
+        """(f, n) a random order of the linkage sets for each solution."""
         n, n_sets, _ = offspring.sets.shape
-        return self._rng.permuted(np.tile(np.arange(n_sets), (n, 1)), axis=1)
+        return self._rng.permuted(np.tile(np.arange(n_sets)[:, None], n), axis=0)
 
     def _archive_members(self, extreme: NDArray[np.intp]) -> NDArray[np.intp]:
         """(q,) a random member each, or the best one in the objective of an extreme cluster."""
