@@ -158,16 +158,22 @@ def _is_equal(one, i, other, k, tolerance, origin, box):  # type: ignore[no-unty
 
 
 @nb.njit(cache=True)
+def _distance(one, i, other, k):  # type: ignore[no-untyped-def]
+    """Hamming distance of genome i of one to genome k of the other."""
+    distance = 0
+    for j in range(one.shape[1]):
+        distance += one[i, j] != other[k, j]
+    return distance
+
+
+@nb.njit(cache=True)
 def _nearest(one, i, genomes, size, left_out):  # type: ignore[no-untyped-def]
     """Hamming distance of genome i of one to the nearest of the first `size`, without one of them."""
     nearest = one.shape[1] + 1
     for a in range(size):
         if a == left_out:
             continue
-        distance = 0
-        for j in range(one.shape[1]):
-            distance += one[i, j] != genomes[a, j]
-        nearest = min(nearest, distance)
+        nearest = min(nearest, _distance(one, i, genomes, a))
     return nearest
 
 
@@ -198,6 +204,8 @@ def _offer(genomes, objectives, size, new, new_objectives, tolerance, origin, bo
             continue
         if equal >= 0:
             verdict[i] = _KNOWN
+            if _distance(new, i, genomes, equal) == 0:
+                continue
             here = _nearest(genomes, equal, genomes, size, equal)
             if _nearest(new, i, genomes, size, equal) <= here:
                 continue
