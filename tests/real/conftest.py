@@ -123,7 +123,7 @@ def assert_server_agrees(
     http = pytest.importorskip("tritonclient.http")
     expected, clear = walk.recorded()
     with start_server(walk.folder / "bundle", "--provider", "cpu") as server:
-        client = http.InferenceServerClient(server.address.removeprefix("http://"), network_timeout=120)
+        client = http.InferenceServerClient(server.url.removeprefix("http://"), network_timeout=120)
         name = walk.bundle.name
 
         def ask(rows: NDArray[np.intp]) -> tuple[Any, Any]:
