@@ -1,5 +1,7 @@
 """A bundle: a folder with everything that a cascade needs to run, and the digests that prove it whole."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -69,6 +71,13 @@ class BundleFile(FileModel):
     parity: CascadeParity | None = None
     golden: tuple[GoldenSample, ...] = ()
     versions: Mapping[str, str] = Field(default_factory=dict)  # of what wrote it
+    sha256: str = ""  # of everything above, see `sealed`
+
+    def sealed(self) -> "BundleFile":
+        """Return the same with its own digest, so that a change of this file is noticed as well."""
+        content = self.model_dump(mode="json", exclude={"sha256"})
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return self.model_copy(update={"sha256": digest})
 
     @field_validator("files")
     @classmethod
@@ -108,7 +117,7 @@ class Bundle:
             what = "holds no bundle.json" if path.is_dir() else "no such folder"
             raise InvalidInput(f"{path}: {what}; make a bundle with 'encas export cascade.json'")
         file = read_model(path / _BUNDLE_JSON, BundleFile)
-        for needed in ("cascade.json", "labels.json", *(member.file for member in file.members)):
+        for needed in ("cascade.json", "labels.json", *(part.file for part in (*file.members, *file.golden))):
             if needed not in file.files:
                 raise InvalidInput(f"{path / _BUNDLE_JSON}: files: lists no {needed}")
         for name, digest in file.files.items():
@@ -121,6 +130,8 @@ class Bundle:
         )
         for name in bundle.cascade.member_names:
             bundle.member(name)
+        if file.sealed().sha256 != file.sha256:
+            raise InvalidInput(f"{path / _BUNDLE_JSON}: changed since it was exported; export again")
         return bundle
 
     @property

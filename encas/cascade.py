@@ -158,15 +158,18 @@ def _rounded(probs: Probs) -> Probs:
     return np.where(probs < np.float32(2**-14), (probs + half) - half, normal)
 
 
+# Half the smallest float16: what a probability that was rounded to 0 may have been. It keeps gaps finite.
+_LEAST = np.float32(2**-25)
+
+
 def confidence_of(probs: Probs, kind: Confidence) -> NDArray[np.float32]:
     """Say how sure (n, c) probabilities are, as (n,) numbers; see `Cascade`."""
     if kind == "max-probability":
         return np.asarray(probs.max(axis=1, initial=0))
     if probs.shape[1] < 2:
-        return np.full(len(probs), np.inf, np.float32)
-    top2 = np.partition(probs, -2, axis=1)[:, -2:]
-    with np.errstate(divide="ignore"):
-        gap: NDArray[np.float32] = np.log(top2[:, 1]) - np.log(top2[:, 0])
+        return np.full(len(probs), -np.log(_LEAST), np.float32)
+    top2 = np.maximum(np.partition(probs, -2, axis=1)[:, -2:], _LEAST)
+    gap: NDArray[np.float32] = np.log(top2[:, 1]) - np.log(top2[:, 0])
     return gap
 
 

@@ -71,6 +71,9 @@ class LabelledImages:
         """
         if classes is None or self.classes == tuple(classes):
             return self
+        n, lowest, highest = len(self.classes or classes), self.labels.min(), self.labels.max()
+        if lowest < 0 or highest >= n:
+            raise InvalidInput(f"labels: class indices must be 0 to {n - 1}, found {lowest} to {highest}")
         if self.classes is None:
             return LabelledImages(self.images, self.labels, tuple(classes))
         position = {name: index for index, name in enumerate(classes)}

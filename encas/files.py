@@ -126,7 +126,7 @@ def read_model(path: Path, model: type[Model]) -> Model:
         raise InvalidInput(f"{path}: not a JSON file ({error})") from None
     try:
         return parse_model(json.loads(text), model, str(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside broken JSON: endless numbers, endless nesting
         raise InvalidInput(f"{path}: not JSON: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -107,7 +108,9 @@ class Pool:
         path = Path(path)
         classes = classes if isinstance(classes, int) else tuple(classes)
         if not (path / "pool.json").exists():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and (
+                not path.is_dir() or any(not p.name.startswith(".") for p in path.iterdir())
+            ):
                 raise InvalidInput(f"{path}: exists and is no pool; name a new folder")
             return cls(path, PoolFile(classes=classes))
         pool = cls.open(path)
@@ -212,12 +215,16 @@ class Pool:
 
     def with_split(self, name: str, labels: NDArray[Any], data: DataReference | None = None) -> "Pool":
         """Add a split; if there is one of this name, its labels must be the same."""
+        if re.fullmatch(NAME, name) is None:
+            raise InvalidInput(f"split '{name}': must be a plain name as val or test, without / and spaces")
         place = f"labels of split '{name}'"
         labels = check_labels(labels, self.n_classes, place)
         with locked(self.path):
             now = self._now()
+            if not (self.path / "pool.json").exists():  # so that a pool that is killed now is known as one
+                now = now._write({})
             known = now.file.splits.get(name)
-            if known is not None:
+            if known is not None and any(name in member.outputs for member in now.file.members):
                 if not np.array_equal(now.labels(name), labels):
                     raise InvalidInput(
                         f"{self.path}: split '{name}' has other labels ({known.n} samples, now "
@@ -247,7 +254,6 @@ class Pool:
         n = self.split(split).n
         check_probs(probs, n, self.n_classes, f"outputs of '{member.name}' on '{split}'")
         file = f"{split}/probs/{member.name}.npy"
-        digest = write_npy(self.path / file, np.ascontiguousarray(probs, np.float16))
         with locked(self.path):
             now = self._now()
             known = next((m for m in now.file.members if m.name == member.name), None)
@@ -256,6 +262,7 @@ class Pool:
                     f"{self.path}: has a member '{member.name}' already, from {known.source}; "
                     "give the new one another name"
                 )
+            digest = write_npy(self.path / file, np.ascontiguousarray(probs, np.float16))
             outputs = dict(known.outputs if known else {})
             outputs[split] = Outputs(probs=file, sha256=digest, engine=engine)
             latency = known.latency if known else ()

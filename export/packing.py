@@ -126,7 +126,7 @@ class _Draft:
             golden=tuple(samples),
             versions=_versions(),
         )
-        write_model(self.folder / "bundle.json", file)
+        write_model(self.folder / "bundle.json", file.sealed())
         return Bundle.open(self.folder)
 
 

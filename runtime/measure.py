@@ -179,7 +179,8 @@ def bundle_labels(data: LabelledImages, bundle: Bundle, place: str) -> NDArray[n
     """
     known = {label: index for index, label in enumerate(bundle.labels)}
     if data.classes is not None and len(known) == len(bundle.labels) and known.keys() >= set(data.classes):
-        return np.array([known[name] for name in data.classes], np.int64)[data.labels]
+        labels = check_labels(data.labels, len(data.classes), place)
+        return np.array([known[name] for name in data.classes], np.int64)[labels]
     if data.classes is not None and len(data.classes) != len(bundle.labels):
         unknown = next((name for name in data.classes if name not in known), data.classes[0])
         raise InvalidInput(

@@ -185,7 +185,8 @@ def write_bundle(path: Path, cascade: Cascade, networks: tuple[Network, ...], ve
     )
     digests = {str(file.relative_to(path)): sha256_of(file) for file in files}
     write_model(
-        path / "bundle.json", BundleFile(name="digits", version=version, files=digests, members=members)
+        path / "bundle.json",
+        BundleFile(name="digits", version=version, files=digests, members=members).sealed(),
     )
 
 

@@ -47,6 +47,12 @@ def test_a_changed_byte(name: str, bundle_path: Path) -> None:
     broken(bundle_path, f"{name}: changed since it was exported")
 
 
+def test_a_changed_number_in_the_description_itself(bundle_path: Path) -> None:
+    path = bundle_path / "bundle.json"
+    path.write_text(path.read_text().replace('"std": [\n          1.0', '"std": [\n          9.0', 1))
+    broken(bundle_path, "bundle.json: changed since it was exported")
+
+
 @pytest.mark.parametrize("name", ["members/hidden064.onnx", "labels.json", "cascade.json"])
 def test_a_missing_file(name: str, bundle_path: Path) -> None:
     (bundle_path / name).unlink()

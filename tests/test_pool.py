@@ -82,9 +82,35 @@ def test_a_truncated_file_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_split_with_other_labels_is_refused(tmp_path: Path) -> None:
-    pool = small(tmp_path / "pool")
+    pool = small(tmp_path / "pool").with_outputs(A, "val", HALF, "x")
     with pytest.raises(InvalidInput, match=r"split 'val' has other labels \(3 samples, now 2\)"):
         pool.with_split("val", np.array([0, 1]))
+
+
+def test_labels_that_no_outputs_belong_to_yet_can_change(tmp_path: Path) -> None:
+    assert small(tmp_path / "pool").with_split("val", np.array([0, 1])).split("val").n == 2
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "", "a/b", "a b"])
+def test_a_split_stays_inside_the_pool(name: str, tmp_path: Path) -> None:
+    pool = Pool.open_or_create(tmp_path / "pool", 2)
+    with pytest.raises(InvalidInput, match="must be a plain name"):
+        pool.with_split(name, np.array([0, 1]))
+    assert not (tmp_path / "pool").exists()
+
+
+def test_another_network_of_the_same_name_leaves_the_outputs_of_the_first(tmp_path: Path) -> None:
+    pool = small(tmp_path / "pool").with_outputs(A, "val", HALF, "x")
+    other = A.model_copy(update={"source": "onnx:b.onnx"})
+    with pytest.raises(InvalidInput, match="give the new one another name"):
+        pool.with_outputs(other, "val", np.float32([[1, 0], [1, 0], [1, 0]]), "x")
+    assert Pool.open(pool.path).problems() == []
+
+
+def test_a_pool_that_was_killed_after_its_first_labels_is_still_a_pool(tmp_path: Path) -> None:
+    small(tmp_path / "pool")
+    (tmp_path / "pool" / ".labels.npy.1.tmp").write_bytes(b"half")
+    assert Pool.open_or_create(tmp_path / "pool", ["cat", "dog"]).split("val").n == 3
 
 
 def test_images_can_be_named_after_the_outputs_were_imported(tmp_path: Path) -> None:

@@ -65,7 +65,9 @@ def make_bundle(folder: Path, data: Path) -> Bundle:
         )
     files = ["cascade.json", "labels.json", *(member.file for member in members)]
     digests = {file: sha256_of(folder / file) for file in files}
-    write_model(folder / "bundle.json", BundleFile(name="cifar10", files=digests, members=tuple(members)))
+    write_model(
+        folder / "bundle.json", BundleFile(name="cifar10", files=digests, members=tuple(members)).sealed()
+    )
     return Bundle.open(folder)
 
 

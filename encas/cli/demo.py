@@ -69,9 +69,10 @@ def _print(outcome: "Outcome") -> None:
     print_line(f"The server said of one image: {label}, confidence {confidence:.2f}, after stage {stage}.")
     folder = outcome.folder
     print_line(f"The front: {folder / 'front' / 'front.png'}, {folder / 'front' / 'front.html'}")
-    print_line("\nNext, on your own data (a folder with one folder per class):")
-    print_line("  encas pool record pool --member timm:mobilenetv3_small_100 --data your-images")
-    print_line("with more --member, then: encas search --pool pool; encas pick front ...; see --help")
+    print_line("\nNext, with your own networks and images (a folder with one folder per class):")
+    print_line("  encas pool record pool --member onnx:your.onnx --preprocess your.yml --data images/")
+    print_line("with a --member for each network (timm:, torchvision:, torch: or onnx:), then")
+    print_line("  encas search --pool pool")
 
 
 def _cells(row: "Row", title: str) -> tuple[str, ...]:
@@ -81,11 +82,15 @@ def _cells(row: "Row", title: str) -> tuple[str, ...]:
 
 def _verdict(outcome: "Outcome") -> str:
     best, answer = outcome.best_single, outcome.answer
+    gain = round(100 * (answer.accuracy - best.accuracy), 1)
     if outcome.is_better:
+        at = f"{gain} points more accuracy" if gain > 0 else "equal accuracy"
         return (
-            f"It costs {best.macs / answer.macs:.1f} times fewer MACs than the best single network, at "
-            f"{100 * (answer.accuracy - best.accuracy):.1f} points more accuracy on test."
+            f"It costs {best.macs / answer.macs:.1f} times fewer MACs than the best single network, "
+            f"at {at} on test."
         )
+    if answer.macs >= best.macs:
+        return "It does NOT cost fewer MACs than the best single network: no cascade found on val does."
     return (
         f"On test it does NOT keep the accuracy of the best single network ({100 * answer.accuracy:.1f} % "
         f"against {100 * best.accuracy:.1f} %), at {best.macs / answer.macs:.1f} times fewer MACs: on val it "
