@@ -110,7 +110,7 @@ def _is_near(cascade: Cascade, recorded: Sequence[Probs], executed: Answers, row
 
 def _up_to(cascade: Cascade, recorded: Sequence[Probs], stage: int, row: int) -> Answers:
     """Answer one sample with the stages up to one, whatever the thresholds before it say."""
-    never = 1.0 if cascade.confidence == "max-probability" else float("inf")
+    never = 1.0 if cascade.confidence == "max-probability" else 1e9
     stages = [Stage(member=s.member, threshold=never) for s in cascade.stages[:stage]]
     stages.append(Stage(member=cascade.stages[stage].member))
     upto = cascade.model_copy(update={"stages": tuple(stages)})
@@ -122,7 +122,8 @@ def _rounding(answer: Answers, cascade: Cascade) -> float:
     if cascade.confidence == "max-probability":
         return HALF_STEP
     top2 = np.partition(answer.probs[0].astype(np.float16), -2)[-2:]
-    return float(np.sum(np.spacing(top2) / 2 / np.maximum(top2, np.spacing(np.float16(0)))))
+    half_steps = np.spacing(top2).astype(np.float64) / 2
+    return float(np.sum(half_steps / np.maximum(top2, half_steps)))
 
 
 def _check_batches(name: str, network: Network, session: Session) -> None:

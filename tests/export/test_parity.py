@@ -88,6 +88,14 @@ def test_a_gap_of_logits_has_the_slack_of_its_probabilities() -> None:
         assert (parity.different, parity.near_threshold) == (1, near)
 
 
+def test_a_gap_of_later_stages_counts_all_stages_so_far() -> None:
+    stages = (Stage(member="a", threshold=9), Stage(member="b", threshold=1.0985), Stage(member="c"))
+    recorded = [rows(0.5), rows(1), rows(0.9)]  # mean after two: 0.75, a gap of log 3 = 1.0986, leaves
+    three = Cascade(stages=stages, confidence="logit-gap")
+    parity = compare_decisions(three, recorded, executed(0, 2, 5.0), "val")
+    assert (parity.different, parity.near_threshold) == (1, 1)
+
+
 def test_a_decision_that_is_not_near_fails() -> None:
     parity = compare_decisions(cascade(0.7), [rows(0.9), rows(0.9)], executed(1, 0, 0.9), "val")
     with pytest.raises(NotTheSame, match=r"decides 1 of 1 images of split 'val' otherwise than the pool"):
