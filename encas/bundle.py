@@ -117,7 +117,8 @@ class Bundle:
             what = "holds no bundle.json" if path.is_dir() else "no such folder"
             raise InvalidInput(f"{path}: {what}; make a bundle with 'encas export cascade.json'")
         file = read_model(path / _BUNDLE_JSON, BundleFile)
-        for needed in ("cascade.json", "labels.json", *(part.file for part in (*file.members, *file.golden))):
+        members, golden = [member.file for member in file.members], [sample.file for sample in file.golden]
+        for needed in ("cascade.json", "labels.json", *members, *golden):
             if needed not in file.files:
                 raise InvalidInput(f"{path / _BUNDLE_JSON}: files: lists no {needed}")
         for name, digest in file.files.items():

@@ -103,7 +103,7 @@ def test_another_network_of_the_same_name_leaves_the_outputs_of_the_first(tmp_pa
     pool = small(tmp_path / "pool").with_outputs(A, "val", HALF, "x")
     other = A.model_copy(update={"source": "onnx:b.onnx"})
     with pytest.raises(InvalidInput, match="give the new one another name"):
-        pool.with_outputs(other, "val", np.float32([[1, 0], [1, 0], [1, 0]]), "x")
+        pool.with_outputs(other, "val", np.array([[1, 0]] * 3, np.float32), "x")
     assert Pool.open(pool.path).problems() == []
 
 
