@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from encas.pool import Member, Pool, check_probs
-from encas.search.genome import THRESHOLDS, Space
+from encas.cascade import Cascade, MemberProbs, run_cascade
+from encas.errors import InvalidInput
+from encas.pool import Member, Pool
+from encas.search import kernels, shortlist
+from encas.search.genome import N_THRESHOLDS, Space
+from encas.search.shortlist import Source
 
-Bits = NDArray[np.uint16]  # float16 numbers as they lie in the file
-# The float32 value of every float16: a table is read quicker than bits are converted.
-_HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+_LOOK_EVERY = 10_000  # evaluations after which the pool's files are looked at again
 
 
 @dataclass(frozen=True)
@@ -24,30 +25,54 @@ class Counts:
     right: NDArray[np.int64]  # (p,) samples answered rightly
     reached: NDArray[np.int64]  # (p, k) samples that each stage was run for
 
+    def __add__(self, other: "Counts") -> "Counts":
+        """Count two sets of samples together."""
+        return Counts(self.right + other.right, self.reached + other.reached)
+
 
 @dataclass(frozen=True)
-class _Outputs:
-    """What all members answered, and what each of them says alone."""
+class _Recorded:
+    """What m members answered on n samples, the hardest first."""
 
-    bits: tuple[Bits, ...]  # m arrays (n, c), memory-mapped
-    confidence: NDArray[np.float32]  # (m, n) largest probability
-    right: NDArray[np.bool_]  # (m, n)
+    samples: NDArray[np.intp]  # (n,) their places in the split
     labels: NDArray[np.int64]  # (n,)
+    lanes: NDArray[np.intp]  # (n,) the label's place among a sample's classes, or width
+    values: kernels.Bits  # (m * n, width)
+    confidence: NDArray[np.float32]  # (m, n) of each member alone
+    is_right: NDArray[np.bool_]  # (m, n)
 
 
 class Evaluator:
     """Error and mean cost per sample of cascades, equal to `encas.cascade.run_cascade` to the sample.
 
-    The first stage is looked up; the later ones are computed for the samples that get there.
+    The first stage is looked up in tables; later ones are computed for the samples that get there, on
+    shortlists of classes. The few samples for which those do not tell the answer are run by `run_cascade`.
     """
 
-    def __init__(self, space: Space, outputs: _Outputs, costs: NDArray[np.float64], workers: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        split: str,
+        members: Sequence[Member],
+        costs: NDArray[np.float64],
+        max_stages: int,
+        workers: int,
+    ) -> None:
         """Use `open`."""
-        self.space = space
-        self.costs = costs
-        self.n = len(outputs.labels)
-        self.workers = workers
-        self._outputs = outputs
+        self.space = Space(len(members), max_stages)
+        self.costs = np.asarray(costs, np.float64)
+        self._names = [member.name for member in members]
+        self._pool, self._split, self._members = pool, split, [pool.member(name) for name in self._names]
+        self._sources = self._states()
+        self._recorded = _recorded(pool, split, self._members, workers)
+        self._threads = ThreadPoolExecutor(workers)
+        self._shares = list(
+            self._threads.map(
+                lambda share: _Share.of(self._recorded, np.arange(share, self.n, workers)),
+                range(min(workers, self.n)),
+            )
+        )
+        self._looked = 0
 
     @classmethod
     def open(
@@ -62,150 +87,157 @@ class Evaluator:
     ) -> "Evaluator":
         """Read and check what the members answered on a split.
 
+        For more than 31 classes the first call prepares shortlists (`encas.search.shortlist`) in the pool.
+
         Args:
             pool: Its files must stay as they are while the evaluator is used.
             split: The labelled samples.
             members: Member i is gene value i + 1.
             costs: (m,) cost of one sample for each member.
             max_stages: Length of the longest cascade.
-            workers: Threads; the results do not depend on their number.
+            workers: Threads, each for a part of the samples; the results do not depend on their number.
 
         Raises:
             InvalidInput: A member has no outputs on this split, or they are no probabilities.
         """
-        labels = pool.labels(split)
-        bits, confidence, right = [], [], []
-        for member in members:
-            probs = pool.probs(member.name, split)
-            check_probs(probs, len(labels), pool.n_classes, f"outputs of '{member.name}' on '{split}'")
-            bits.append(np.asarray(probs).view(np.uint16))
-            confidence.append(probs.max(axis=1).astype(np.float32))
-            right.append(probs.argmax(axis=1) == labels)
-        outputs = _Outputs(tuple(bits), np.stack(confidence), np.stack(right), labels)
-        return cls(Space(len(members), max_stages), outputs, np.asarray(costs, np.float64), workers)
+        return cls(pool, split, members, costs, max_stages, workers)
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self._recorded.labels)
 
     def objectives(self, genomes: NDArray[Any]) -> NDArray[np.float64]:
         """(p, 2): error in [0, 1] and mean cost per sample of (p, g) genomes.
 
         A genome without members gets the worst there can be: error 1 and the cost of `max_stages` times the
         dearest member.
+
+        Raises:
+            InvalidInput: The pool's files have changed.
         """
-        counts = self.counts(genomes)
-        members, _ = self.space.stages(genomes)
+        members, thresholds = self.space.stages(genomes)
+        counts = self._counts(members, thresholds)
         cost = (np.where(members >= 0, self.costs[members], 0) * counts.reached).sum(axis=1) / self.n
         out = np.column_stack([1 - counts.right / self.n, cost])
         out[members[:, 0] < 0] = 1.0, self.space.max_stages * self.costs.max()
+        self._looked += len(out)
+        if self._looked >= _LOOK_EVERY:
+            self.check()
         return out
 
     def counts(self, genomes: NDArray[Any]) -> Counts:
-        """Count right answers and runs of every stage."""
-        members, thresholds = self.space.stages(genomes)
-        counts = Counts(np.zeros(len(members), np.int64), np.zeros(members.shape, np.int64))
-        shares = [
-            rows for rows in np.array_split(np.flatnonzero(members[:, 0] >= 0), self.workers) if len(rows)
-        ]
-        if len(shares) == 1:
-            self._count(shares[0], members, thresholds, counts)
-        elif shares:
-            with ThreadPoolExecutor(len(shares)) as threads:
-                jobs = [threads.submit(self._count, rows, members, thresholds, counts) for rows in shares]
-                for job in jobs:
-                    job.result()
+        """Count right answers and runs of every stage; nothing for a genome without members."""
+        return self._counts(*self.space.stages(genomes))
+
+    def check(self) -> None:
+        """Make sure that the pool's files are still those that were read.
+
+        Raises:
+            InvalidInput: One of them has changed.
+        """
+        self._looked = 0
+        for member, before, now in zip(self._members, self._sources, self._states(), strict=True):
+            if before != now:
+                path = self._pool.path / member.outputs[self._split].probs
+                raise InvalidInput(f"{path}: has changed since the search began; search again")
+
+    def _states(self) -> list[Source]:
+        return [Source.of(self._pool, member, self._split) for member in self._members]
+
+    def _counts(self, members: NDArray[np.intp], thresholds: NDArray[np.intp]) -> Counts:
+        members, thresholds = np.ascontiguousarray(members), np.ascontiguousarray(thresholds)
+        first, *others = self._shares
+        waiting = [self._threads.submit(share.run, members, thresholds) for share in others]
+        counts, unsure = first.run(members, thresholds)
+        for future in waiting:
+            more, more_unsure = future.result()
+            counts, unsure = counts + more, unsure + more_unsure
+        if unsure:
+            self._settle(members, thresholds, np.concatenate(unsure), counts)
         return counts
 
-    def _count(
+    def _settle(
         self,
-        genomes: NDArray[np.intp],
         members: NDArray[np.intp],
         thresholds: NDArray[np.intp],
+        unsure: NDArray[np.intp],
         counts: Counts,
     ) -> None:
-        """Fill in some genomes' rows of the counts."""
-        out, limits = self._outputs, THRESHOLDS.astype(np.float32)
-        rows = np.empty(self.n, np.intp)
-        total = np.empty(out.bits[0].shape, np.float32)
-        for genome in genomes:
-            stages = members[genome][members[genome] >= 0]
-            n_rows, n_right = self.n, 0
-            for j, member in enumerate(stages):
-                counts.reached[genome, j] = n_rows
-                last = j == len(stages) - 1
-                # No confidence exceeds 1 by more than rounding, none is below 0.
-                limit = np.float32(-1) if last else limits[thresholds[genome, j]]
-                if j == 0:
-                    n_rows, right = _first_stage(out.confidence[member], out.right[member], limit, rows)
-                else:
-                    before = out.bits[stages[0]] if j == 1 else None
-                    n_rows, right = _later_stage(
-                        out.bits[member], before, _HALVES, out.labels, j + 1, limit, rows[:n_rows], total
-                    )
-                n_right += right
-                if n_rows == 0:
-                    break
-            counts.right[genome] = n_right
+        """Run the (q, 2) cascades and samples that the shortlists leave unsure, and count them too."""
+        self.check()
+        for row in np.unique(unsure[:, 0]):
+            places = unsure[unsure[:, 0] == row, 1]
+            samples = self._recorded.samples[places]
+            genome = np.concatenate([members[row] + 1, thresholds[row]])
+            cascade = self.space.cascade(genome, self._names)
+            k = len(cascade.stages)
+            answers = run_cascade(cascade, self._reader(cascade, samples), len(samples), [0] * k)
+            counts.right[row] += np.sum(answers.label == self._recorded.labels[places])
+            counts.reached[row, 1:k] += np.sum(answers.exit_stage[:, None] >= np.arange(1, k), axis=0)
+
+    def _reader(self, cascade: Cascade, samples: NDArray[np.intp]) -> MemberProbs:
+        outputs = [self._pool.probs(name, self._split) for name in cascade.member_names]
+        return lambda stage, rows: outputs[stage][samples[rows]]
 
 
-@njit(cache=True, nogil=True)
-def _first_stage(
-    confidence: NDArray[np.float32], right: NDArray[np.bool_], limit: np.float32, rows: NDArray[np.intp]
-) -> tuple[int, int]:
-    """Let the confident samples leave, and write the others to the front of `rows`.
+def _recorded(pool: Pool, split: str, members: Sequence[Member], workers: int) -> _Recorded:
+    made = shortlist.read(pool, split, members, workers)
+    confidence = made.tops[:, :, 0].view(np.float16).astype(np.float32)
+    # Most cascades stop early for most samples: the others lie side by side in memory.
+    samples = np.argsort(confidence.mean(axis=0), kind="stable")
+    made = made.of(list(range(len(members))), samples)
+    labels = pool.labels(split)[samples]
+    is_label = made.classes == labels[:, None]
+    width = made.values.shape[2]
+    return _Recorded(
+        samples=samples,
+        labels=labels,
+        lanes=np.where(is_label.any(axis=1), is_label.argmax(axis=1), width),
+        values=made.values.reshape(-1, width),
+        confidence=confidence[:, samples],
+        is_right=made.tops[:, :, 1] == labels,
+    )
 
-    Returns:
-        How many stay, and how many leave with the right answer.
-    """
-    n_left, n_right = 0, 0
-    for i in range(len(confidence)):
-        if confidence[i] > limit:
-            n_right += right[i]
-        else:
-            rows[n_left] = i
-            n_left += 1
-    return n_left, n_right
 
+@dataclass(frozen=True)
+class _Share:
+    """A worker's part of the samples, sorted by each member; see `encas.search.kernels.run`."""
 
-@njit(cache=True, nogil=True)
-def _later_stage(
-    bits: Bits,
-    before: Bits | None,
-    halves: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    used: int,
-    limit: np.float32,
-    rows: NDArray[np.intp],
-    total: NDArray[np.float32],
-) -> tuple[int, int]:
-    """Add a member's probabilities to the sums of the active samples, and let the confident ones leave.
+    recorded: _Recorded
+    order: NDArray[np.int32]  # (m, a)
+    starts: NDArray[np.int64]  # (m, 53)
+    rights: NDArray[np.int64]  # (m, 53)
 
-    Args:
-        bits: (n, c) float16 of this member.
-        before: (n, c) of the first member, when this is the second stage: its sums are not in `total` yet.
-        halves: float32 of every float16.
-        labels: (n,) right classes.
-        used: Members so far, this one included.
-        limit: Who is above it leaves.
-        rows: Active samples; those that stay are moved to the front.
-        total: (n, c) sums of the stages so far.
+    @classmethod
+    def of(cls, recorded: _Recorded, samples: NDArray[np.intp]) -> "_Share":
+        m = len(recorded.confidence)
+        order = np.empty((m, len(samples)), np.int32)
+        starts, rights = np.empty((2, m, N_THRESHOLDS + 2), np.int64)
+        kernels.rank(recorded.confidence, recorded.is_right, samples.astype(np.int32), order, starts, rights)
+        return cls(recorded, order, starts, rights)
 
-    Returns:
-        How many stay, and how many leave with the right answer.
-    """
-    n_left, n_right = 0, 0
-    divisor = np.float32(used)
-    for i in rows:
-        best, answer = np.float32(-1), 0
-        for k in range(bits.shape[1]):
-            if before is None:
-                value = total[i, k] + halves[bits[i, k]]
-            else:
-                value = halves[before[i, k]] + halves[bits[i, k]]
-            total[i, k] = value
-            mean = value / divisor
-            if mean > best:
-                best, answer = mean, k
-        if best > limit:
-            n_right += answer == labels[i]
-        else:
-            rows[n_left] = i
-            n_left += 1
-    return n_left, n_right
+    def run(
+        self, members: NDArray[np.intp], thresholds: NDArray[np.intp]
+    ) -> tuple[Counts, list[NDArray[np.intp]]]:
+        """Count these samples, except those that (q, 2) arrays of cascade and sample name."""
+        counts = Counts(np.zeros(len(members), np.int64), np.zeros(members.shape, np.int64))
+        found, done = [], 0
+        while done < len(members):
+            room = np.empty((2 * self.order.shape[1], 2), np.intp)
+            done, n_unsure = kernels.run(
+                members,
+                thresholds,
+                self.recorded.values,
+                self.recorded.lanes,
+                self.order,
+                self.starts,
+                self.rights,
+                done,
+                counts.right,
+                counts.reached,
+                room,
+            )
+            if n_unsure:
+                found.append(room[:n_unsure])
+        return counts, found
