@@ -124,7 +124,7 @@ class TestWhatItRefuses:
         path.write_bytes(b"no graph")
         file = read_model(bundle_path / "bundle.json", BundleFile)
         files = {**file.files, "members/hidden064.onnx": sha256_of(path)}
-        write_model(bundle_path / "bundle.json", file.model_copy(update={"files": files}))
+        write_model(bundle_path / "bundle.json", file.model_copy(update={"files": files}).sealed())
         assert str(path) in refused(bundle_path, "--port", "0")
 
     def test_an_unknown_provider(self, bundle_path: Path) -> None:
