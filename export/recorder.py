@@ -67,10 +67,8 @@ def record(
             f"member '{twice}' is named twice; leave one out, or give each its own name in --members FILE"
         )
     known = Pool.open(pool) if (pool / "pool.json").exists() else None
-    if known is not None:
-        remove_leftovers(pool)
-        if classes is None and not isinstance(known.file.classes, int):
-            classes = known.file.classes
+    if classes is None and known is not None and not isinstance(known.file.classes, int):
+        classes = known.file.classes
     images = open_images(data).rows(rows).in_classes(classes)
     reference = DataReference(path=portable(data, pool), rows=rows)
     todo = []
@@ -89,6 +87,7 @@ def record(
             known = known.with_outputs(_member(spec, network, pool), split, probs, network.engine)
     if known is None:
         raise ValueError("name at least one member")
+    remove_leftovers(pool)
     return known
 
 
