@@ -4,9 +4,8 @@ import hashlib
 import json
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encas import __version__
-from encas.cascade import Cascade, PoolReference
+from encas.cascade import Cascade, Evaluated, PoolReference
 from encas.cost import Objective, member_costs
 from encas.errors import InvalidInput, require
-from encas.evaluation import evaluate
 from encas.front import Candidate, Front, FrontFile, Single
 from encas.pool import Member, Pool
 from encas.search.algorithm import Algorithm, Genomes, Objectives
@@ -138,7 +136,8 @@ def search(
 
     if Pool.open(pool.path).sha256 != pool.sha256:
         raise InvalidInput(f"{pool.path}: changed while it was searched; search again")
-    candidates = _candidates(problem, space, ledger.evaluations, workers)
+    evaluator.check()
+    candidates = _candidates(problem, evaluator, ledger.evaluations)
     file = FrontFile(
         pool=problem.reference,
         split=split,
@@ -201,34 +200,41 @@ def _algorithm(name: AlgorithmName, space: Space, seed: int, seeds: Genomes) -> 
     return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.compact)
 
 
-def _candidates(
-    problem: Problem, space: Space, evaluations: Evaluations, workers: int
-) -> tuple[Candidate, ...]:
+def _candidates(problem: Problem, evaluator: Evaluator, evaluations: Evaluations) -> tuple[Candidate, ...]:
     """What nothing evaluated dominates, by rising cost."""
     real = np.flatnonzero(evaluations.genomes.any(axis=1))
     rows = real[non_dominated(evaluations.objectives[real])]
     if not len(rows):
         raise InvalidInput(f"{len(evaluations.genomes)} evaluations found no cascade; allow more evaluations")
+    genomes, objectives = evaluations.genomes[rows], evaluations.objectives[rows].tolist()
+    counts = evaluator.counts(genomes)
     names = [member.name for member in problem.members]
-    cascades = [space.cascade(genome, names) for genome in evaluations.genomes[rows]]
-    errors, costs = evaluations.objectives[rows].T.tolist()
-    with ThreadPoolExecutor(workers) as threads:
-        return tuple(threads.map(partial(_candidate, problem), cascades, errors, costs))
-
-
-def _candidate(problem: Problem, cascade: Cascade, error: float, cost: float) -> Candidate:
-    """Run a cascade once more, by the definition, and drop the stages at its end that no sample gets to."""
-    found = evaluate(cascade, problem.pool, problem.split)
-    if abs(found.accuracy - (1 - error)) > 1e-9:
-        raise InvalidInput(
-            f"{problem.pool.path}: '{cascade}' was {1 - error:.6f} right during the search and is "
-            f"{found.accuracy:.6f} right now; the pool's files changed, search again"
+    return tuple(
+        _candidate(problem, evaluator.space.cascade(genome, names), right, reached, error, cost)
+        for genome, right, reached, (error, cost) in zip(
+            genomes, counts.right.tolist(), counts.reached.tolist(), objectives, strict=True
         )
-    n = 1 + int(np.flatnonzero(found.exit_fractions)[-1])
-    last = cascade.stages[n - 1].model_copy(update={"threshold": None})
+    )
+
+
+def _candidate(
+    problem: Problem, cascade: Cascade, right: int, reached: list[int], error: float, cost: float
+) -> Candidate:
+    """Describe a cascade without the stages at its end that no sample gets to."""
+    runs = [count for count in reached if count > 0]
+    *before, last = cascade.stages[: len(runs)]
+    macs = [problem.pool.member(stage.member).macs for stage in (*before, last)]
+    n = runs[0]
+    leaving = np.diff(runs, append=0).tolist()
+    found = Evaluated(
+        n=n,
+        accuracy=right / n,
+        macs=sum(count * of_one for count, of_one in zip(runs, macs, strict=True)) / n,
+        exit_fractions=tuple(-count / n for count in leaving),
+    )
     update = {
-        "stages": (*cascade.stages[: n - 1], last),
-        "evaluated": {problem.split: found.model_copy(update={"exit_fractions": found.exit_fractions[:n]})},
+        "stages": (*before, last.model_copy(update={"threshold": None})),
+        "evaluated": {problem.split: found},
         "pool": problem.reference,
     }
     return Candidate(error=error, cost=cost, cascade=cascade.model_copy(update=update))
