@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from encas.search.algorithm import Algorithm
+from encas.search.algorithm import Algorithm, Objectives
 from encas.search.checkpoint import Checkpoint
 from encas.search.ledger import Ledger
-from encas.search.pareto import hypervolume
+from encas.search.pareto import hypervolume, non_dominated
 
 # New evaluations since the last call, and a few words on how the search stands.
 Progress = Callable[[int, str], None]
@@ -40,8 +40,10 @@ class Watch:
     keep_every_s: float = 60.0
     clock: Callable[[], float] = time.monotonic
     _shown: int = field(default=0, init=False)
+    _seen: int = field(default=0, init=False)  # evaluations that the front below is of
 
     def __post_init__(self) -> None:
+        self._front = self.ledger.evaluations.objectives[:0]
         self._started_s = self._shown_s = self._kept_s = self.clock()
 
     def look(self) -> None:
@@ -59,9 +61,16 @@ class Watch:
             return
         done = self.ledger.n_genotypes
         per_s = done / max(self._shown_s - self._started_s, 1e-9)
-        share = hypervolume(self.ledger.evaluations.objectives, self.reference)
+        share = hypervolume(self._objectives_of_front(), self.reference)
         self.progress(done - self._shown, f"{per_s:,.0f}/s, hypervolume {share:.4f}")
         self._shown = done
+
+    def _objectives_of_front(self) -> Objectives:
+        """Of the front so far; only what came since the last call is looked at anew."""
+        objectives = self.ledger.evaluations.objectives
+        some = np.concatenate([self._front, objectives[self._seen :]])
+        self._front, self._seen = some[non_dominated(some)], len(objectives)
+        return self._front
 
     def keep(self) -> None:
         """Write a checkpoint now."""

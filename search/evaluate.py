@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from encas.search.genome import N_THRESHOLDS, Space
 from encas.search.shortlist import Source
 
 _LOOK_EVERY = 10_000  # evaluations after which the pool's files are looked at again
+_WORTH_THREADS = 100_000  # cascades times samples from which on waking another thread pays
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ class Evaluator:
         """
         members, thresholds = self.space.stages(genomes)
         counts = self._counts(members, thresholds)
-        cost = (np.where(members >= 0, self.costs[members], 0) * counts.reached).sum(axis=1) / self.n
+        # Behind the last stage there is no member, and nobody got there: that adds nothing.
+        cost = (self.costs[members] * counts.reached).sum(axis=1) / self.n
         out = np.column_stack([1 - counts.right / self.n, cost])
         out[members[:, 0] < 0] = 1.0, self.space.max_stages * self.costs.max()
         self._looked += len(out)
@@ -147,12 +151,13 @@ class Evaluator:
 
     def _counts(self, members: NDArray[np.intp], thresholds: NDArray[np.intp]) -> Counts:
         members, thresholds = np.ascontiguousarray(members), np.ascontiguousarray(thresholds)
-        first, *others = self._shares
-        waiting = [self._threads.submit(share.run, members, thresholds) for share in others]
-        counts, unsure = first.run(members, thresholds)
-        for future in waiting:
-            more, more_unsure = future.result()
-            counts, unsure = counts + more, unsure + more_unsure
+        if len(members) * self.n < _WORTH_THREADS:
+            results = [share.run(members, thresholds) for share in self._shares]
+        else:
+            waiting = [self._threads.submit(share.run, members, thresholds) for share in self._shares[1:]]
+            results = [self._shares[0].run(members, thresholds), *(future.result() for future in waiting)]
+        counts = reduce(add, (counted for counted, _ in results))
+        unsure = [some for _, more in results for some in more]
         if unsure:
             self._settle(members, thresholds, np.concatenate(unsure), counts)
         return counts
