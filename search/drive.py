@@ -43,7 +43,7 @@ class Watch:
     _seen: int = field(default=0, init=False)  # evaluations that the front below is of
 
     def __post_init__(self) -> None:
-        self._front = self.ledger.evaluations.objectives[:0]
+        self._front = self.ledger.evaluated_since(0)[:0]
         self._started_s = self._shown_s = self._kept_s = self.clock()
 
     def look(self) -> None:
@@ -67,9 +67,10 @@ class Watch:
 
     def _objectives_of_front(self) -> Objectives:
         """Of the front so far; only what came since the last call is looked at anew."""
-        objectives = self.ledger.evaluations.objectives
-        some = np.concatenate([self._front, objectives[self._seen :]])
-        self._front, self._seen = some[non_dominated(some)], len(objectives)
+        new = self.ledger.evaluated_since(self._seen)
+        some = np.concatenate([self._front, new])
+        self._front = some[non_dominated(some)]
+        self._seen += len(new)
         return self._front
 
     def keep(self) -> None:

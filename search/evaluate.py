@@ -14,6 +14,7 @@ from encas.cascade import Cascade, MemberProbs, run_cascade
 from encas.errors import InvalidInput
 from encas.pool import Member, Pool
 from encas.search import kernels, shortlist
+from encas.search.algorithm import Genomes
 from encas.search.genome import N_THRESHOLDS, Space
 from encas.search.shortlist import Source
 
@@ -64,6 +65,7 @@ class Evaluator:
         """Use `open`."""
         self.space = Space(len(members), max_stages)
         self.costs = np.asarray(costs, np.float64)
+        self._gene_costs = np.concatenate([[0.0], self.costs])
         self._names = [member.name for member in members]
         self._pool, self._split, self._members = pool, split, [pool.member(name) for name in self._names]
         self._sources = self._states()
@@ -119,12 +121,11 @@ class Evaluator:
         Raises:
             InvalidInput: The pool's files have changed.
         """
-        members, thresholds = self.space.stages(genomes)
-        counts = self._counts(members, thresholds)
-        # Behind the last stage there is no member, and nobody got there: that adds nothing.
-        cost = (self.costs[members] * counts.reached).sum(axis=1) / self.n
-        out = np.column_stack([1 - counts.right / self.n, cost])
-        out[members[:, 0] < 0] = 1.0, self.space.max_stages * self.costs.max()
+        genomes = self.space.canonical(genomes)
+        counts = self._counts(genomes)
+        costs = self._gene_costs[genomes[:, : self.space.max_stages]]
+        out = np.column_stack([1 - counts.right / self.n, (costs * counts.reached).sum(axis=1) / self.n])
+        out[genomes[:, 0] == 0] = 1.0, self.space.max_stages * self.costs.max()
         self._looked += len(out)
         if self._looked >= _LOOK_EVERY:
             self.check()
@@ -132,7 +133,7 @@ class Evaluator:
 
     def counts(self, genomes: NDArray[Any]) -> Counts:
         """Count right answers and runs of every stage; nothing for a genome without members."""
-        return self._counts(*self.space.stages(genomes))
+        return self._counts(self.space.canonical(genomes))
 
     def check(self) -> None:
         """Make sure that the pool's files are still those that were read.
@@ -149,33 +150,26 @@ class Evaluator:
     def _states(self) -> list[Source]:
         return [Source.of(self._pool, member, self._split) for member in self._members]
 
-    def _counts(self, members: NDArray[np.intp], thresholds: NDArray[np.intp]) -> Counts:
-        members, thresholds = np.ascontiguousarray(members), np.ascontiguousarray(thresholds)
-        if len(members) * self.n < _WORTH_THREADS:
-            results = [share.run(members, thresholds) for share in self._shares]
+    def _counts(self, genomes: Genomes) -> Counts:
+        if len(genomes) * self.n < _WORTH_THREADS:
+            results = [share.run(genomes, self.space.max_stages) for share in self._shares]
         else:
-            waiting = [self._threads.submit(share.run, members, thresholds) for share in self._shares[1:]]
-            results = [self._shares[0].run(members, thresholds), *(future.result() for future in waiting)]
+            first, *others = self._shares
+            waiting = [self._threads.submit(share.run, genomes, self.space.max_stages) for share in others]
+            results = [first.run(genomes, self.space.max_stages), *(future.result() for future in waiting)]
         counts = reduce(add, (counted for counted, _ in results))
         unsure = [some for _, more in results for some in more]
         if unsure:
-            self._settle(members, thresholds, np.concatenate(unsure), counts)
+            self._settle(genomes, np.concatenate(unsure), counts)
         return counts
 
-    def _settle(
-        self,
-        members: NDArray[np.intp],
-        thresholds: NDArray[np.intp],
-        unsure: NDArray[np.intp],
-        counts: Counts,
-    ) -> None:
+    def _settle(self, genomes: Genomes, unsure: NDArray[np.intp], counts: Counts) -> None:
         """Run the (q, 2) cascades and samples that the shortlists leave unsure, and count them too."""
         self.check()
         for row in np.unique(unsure[:, 0]):
             places = unsure[unsure[:, 0] == row, 1]
             samples = self._recorded.samples[places]
-            genome = np.concatenate([members[row] + 1, thresholds[row]])
-            cascade = self.space.cascade(genome, self._names)
+            cascade = self.space.cascade(genomes[row], self._names)
             k = len(cascade.stages)
             answers = run_cascade(cascade, self._reader(cascade, samples), len(samples), [0] * k)
             counts.right[row] += np.sum(answers.label == self._recorded.labels[places])
@@ -222,17 +216,14 @@ class _Share:
         kernels.rank(recorded.confidence, recorded.is_right, samples.astype(np.int32), order, starts, rights)
         return cls(recorded, order, starts, rights)
 
-    def run(
-        self, members: NDArray[np.intp], thresholds: NDArray[np.intp]
-    ) -> tuple[Counts, list[NDArray[np.intp]]]:
+    def run(self, genomes: Genomes, max_stages: int) -> tuple[Counts, list[NDArray[np.intp]]]:
         """Count these samples, except those that (q, 2) arrays of cascade and sample name."""
-        counts = Counts(np.zeros(len(members), np.int64), np.zeros(members.shape, np.int64))
+        counts = Counts(np.zeros(len(genomes), np.int64), np.zeros((len(genomes), max_stages), np.int64))
         found, done = [], 0
-        while done < len(members):
+        while done < len(genomes):
             room = np.empty((2 * self.order.shape[1], 2), np.intp)
             done, n_unsure = kernels.run(
-                members,
-                thresholds,
+                genomes,
                 self.recorded.values,
                 self.recorded.lanes,
                 self.order,

@@ -293,6 +293,7 @@ def _copied(genomes, rows, sets, chosen, source, donors):  # type: ignore[no-unt
     return changed[:n], mixed[:n]
 
 
+@nb.njit(cache=True)
 def mixing_accepts(
     before: Objectives,
     now: Objectives,
@@ -305,10 +306,16 @@ def mixing_accepts(
     A step stays if it is nowhere worse than before, or if the archive does not dominate it; in a cluster that
     is extreme for an objective, if it is not worse in that objective.
     """
-    stays = (now <= before + tolerance).all(axis=1) | not_dominated
-    return np.where(extreme < 0, stays, _at(now, extreme) <= _at(before, extreme) + tolerance)
+    stays = np.empty(len(now), np.bool_)
+    for i in range(len(now)):
+        if extreme[i] >= 0:
+            stays[i] = now[i, extreme[i]] <= before[i, extreme[i]] + tolerance
+        else:
+            stays[i] = not_dominated[i] or (now[i] <= before[i] + tolerance).all()
+    return stays
 
 
+@nb.njit(cache=True)
 def forcing_accepts(
     before: Objectives,
     now: Objectives,
@@ -320,10 +327,11 @@ def forcing_accepts(
 
     In a cluster that is extreme for an objective, those that are strictly better in that objective.
     """
-    dominates = (now <= before + tolerance).all(axis=1) & (now < before - tolerance).any(axis=1)
-    return np.where(extreme < 0, dominates | new, _at(now, extreme) < _at(before, extreme) - tolerance)
-
-
-def _at(objectives: Objectives, extreme: NDArray[np.intp]) -> NDArray[np.float64]:
-    """(q,) the objective that counts in each row's cluster; where it is -1 the number means nothing."""
-    return objectives[np.arange(len(objectives)), extreme]
+    stays = np.empty(len(now), np.bool_)
+    for i in range(len(now)):
+        if extreme[i] >= 0:
+            stays[i] = now[i, extreme[i]] < before[i, extreme[i]] - tolerance
+        else:
+            nowhere_worse = (now[i] <= before[i] + tolerance).all()
+            stays[i] = new[i] or (nowhere_worse and (now[i] < before[i] - tolerance).any())
+    return stays

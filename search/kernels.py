@@ -22,6 +22,7 @@ from encas.search.genome import N_THRESHOLDS, THRESHOLDS
 LANES = 16  # numbers that are added at once
 AHEAD = 6  # samples by which memory is asked for early
 _THRESHOLDS = THRESHOLDS.astype(np.float32)
+_NEARLY = np.float32(1 - 2.0**-21)  # sums that differ by a larger factor have different means
 
 Bits = NDArray[np.uint16]  # float16 numbers, none of them negative
 Indices = NDArray[np.intp]
@@ -89,16 +90,21 @@ def _wins(sums: NDArray[np.float32], lane: int, divisor: np.float32, top: np.flo
     """Whether a class is the first whose mean is the largest; different sums may have the same mean."""
     if lane == len(sums) or sums[lane] / divisor != top:
         return False
+    nearly = sums[lane] * _NEARLY
+    n_near = 0
+    for other in range(len(sums)):
+        n_near += sums[other] >= nearly
+    if n_near == 1:
+        return True
     for earlier in range(lane):  # noqa: SIM110
         if sums[earlier] / divisor == top:
             return False
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def run(
-    members: Indices,
-    thresholds: Indices,
+    genomes: Indices,
     values: Bits,
     lanes: Indices,
     order: NDArray[np.int32],
@@ -112,8 +118,7 @@ def run(
     """Run cascades from number `begin` on, until all are done or `unsure` may get full.
 
     Args:
-        members: (p, k), -1 behind the last stage.
-        thresholds: (p, k - 1) threshold genes.
+        genomes: (p, 2 k - 1) in canonical form; see `encas.search.genome.Space`.
         values: (m * n, width) rows of all members.
         lanes: (n,) place of the label among a sample's classes, or `width`.
         order: (m, a) the samples to run, by rising confidence of each member; see `rank`.
@@ -128,11 +133,11 @@ def run(
         The next cascade to run, and the number of unsure samples.
     """
     n, sums = len(lanes), np.empty(values.shape[1], np.float32)
-    n_unsure = 0
-    for cascade in range(begin, len(members)):
-        stages = members[cascade]
-        first, k = stages[0], 0
-        while k < len(stages) and stages[k] >= 0:
+    max_stages, n_unsure = reached.shape[1], 0
+    for cascade in range(begin, len(genomes)):
+        members, thresholds = genomes[cascade, :max_stages] - 1, genomes[cascade, max_stages:]
+        first, k = members[0], 0
+        while k < max_stages and members[k] >= 0:
             k += 1
         if k == 0:
             continue
@@ -140,7 +145,7 @@ def run(
         if k == 1:
             right[cascade] = rights[first, 0]
             continue
-        exceeded = thresholds[cascade, 0] + 1
+        exceeded = thresholds[0] + 1
         n_active = starts[first, exceeded]
         if n_unsure + n_active > len(unsure):
             return cascade, n_unsure
@@ -148,25 +153,25 @@ def run(
         for a in range(n_active):
             ahead = order[first, min(a + AHEAD, n_active - 1)]
             _prefetch(values, first * n + ahead)  # type: ignore[call-arg]
-            _prefetch(values, stages[1] * n + ahead)
+            _prefetch(values, members[1] * n + ahead)
             sample = order[first, a]
             sums[:] = 0
             _add(values, first * n + sample, sums)
             for j in range(1, k):
                 reached[cascade, j] += 1
                 divisor = np.float32(j + 1)
-                top = _add(values, stages[j] * n + sample, sums) / divisor
+                top = _add(values, members[j] * n + sample, sums) / divisor
                 if sums[-1] / divisor == top:
                     for back in range(1, j + 1):
                         reached[cascade, back] -= 1
                     unsure[n_unsure, 0], unsure[n_unsure, 1] = cascade, sample
                     n_unsure += 1
                     break
-                if j == k - 1 or top > _THRESHOLDS[thresholds[cascade, j]]:
+                if j == k - 1 or top > _THRESHOLDS[thresholds[j]]:
                     n_right += _wins(sums, lanes[sample], divisor, top)
                     break
         right[cascade] = n_right
-    return len(members), n_unsure
+    return len(genomes), n_unsure
 
 
 @njit(cache=True, nogil=True)

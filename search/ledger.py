@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encas.search.algorithm import Genomes, Objectives
+from encas.search.index import Index
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,18 @@ class Ledger:
         self._evaluate = evaluate
         self._budget = budget
         self._earlier = earlier
-        self._earlier_rows = {key: row for row, key in enumerate(_keys(earlier.genomes))}
-        self._genotypes: dict[bytes, int] = {}  # -> row of the phenotype
-        self._phenotypes: dict[bytes, int] = {}
-        self._genomes = np.empty((1024, earlier.genomes.shape[1]), np.intp)
-        self._objectives = np.empty((1024, earlier.objectives.shape[1]))
-        self._size = 0
+        n_genes, n_objectives = earlier.genomes.shape[1], earlier.objectives.shape[1]
+        self._recalled = Index(n_genes)  # the earlier phenotypes
+        self._recalled.number(earlier.genomes)
+        self._genotypes, self._phenotypes = Index(n_genes), Index(n_genes)
+        self._phenotype_of = np.empty(0, np.intp)  # the number of each genotype's phenotype
+        self._objectives = np.empty((0, n_objectives))
+        self._n_genotypes = self._n_evaluated = 0  # those that are answered: an index may be ahead
 
     @property
     def n_genotypes(self) -> int:
         """How many different genotypes were answered: this is what the budget limits."""
-        return len(self._genotypes)
+        return self._n_genotypes
 
     @property
     def is_spent(self) -> bool:
@@ -64,71 +69,59 @@ class Ledger:
     @property
     def evaluations(self) -> Evaluations:
         """Phenotypes in the order in which they were first asked for."""
-        return Evaluations(self._genomes[: self._size], self._objectives[: self._size])
+        genomes = self._phenotypes.since(0)[: self._n_evaluated]
+        return Evaluations(genomes, self.evaluated_since(0))
 
     @property
     def everything(self) -> Evaluations:
         """Those evaluations and the earlier ones that were not asked for again yet."""
-        rows = [row for key, row in self._earlier_rows.items() if key not in self._phenotypes]
         now = self.evaluations
+        numbers = self._phenotypes.find(self._earlier.genomes)
+        missing = (numbers < 0) | (numbers >= self._n_evaluated)
         return Evaluations(
-            np.concatenate([now.genomes, self._earlier.genomes[rows]]),
-            np.concatenate([now.objectives, self._earlier.objectives[rows]]),
+            np.concatenate([now.genomes, self._earlier.genomes[missing]]),
+            np.concatenate([now.objectives, self._earlier.objectives[missing]]),
         )
+
+    def evaluated_since(self, n: int) -> Objectives:
+        """Objectives of the evaluations behind the first n."""
+        return self._objectives[n : self._n_evaluated]
 
     def objectives(self, genomes: Genomes) -> Objectives:
         """(p, o), or fewer rows than were asked for when the budget ends among them."""
-        keys = _keys(genomes)
-        new = _first_places(keys, self._genotypes)
-        left = self._budget - self.n_genotypes
-        if len(new) > left:
-            keys = keys[: list(new.values())[left]]
-            new = dict(list(new.items())[:left])
-        if new:
-            rows = self._rows_of(self._canonical(genomes[list(new.values())]))
-            self._genotypes.update(zip(new, rows, strict=True))
-        return self._objectives[[self._genotypes[key] for key in keys]]
+        numbers = self._genotypes.number(genomes, self._budget)
+        new = self._genotypes.since(self._n_genotypes)
+        if len(new):
+            self._phenotype_of = _grown(self._phenotype_of, len(self._genotypes))
+            self._phenotype_of[self._n_genotypes : len(self._genotypes)] = self._phenotypes_of(new)
+            self._n_genotypes = len(self._genotypes)
+        return self._objectives[self._phenotype_of[numbers]]
 
-    def _rows_of(self, phenotypes: Genomes) -> list[int]:
-        """Rows of phenotypes in the table; the new ones among them are evaluated, in one call."""
-        keys = _keys(phenotypes)
-        new = _first_places(keys, self._phenotypes)
-        if new:
-            self._append(list(new), phenotypes[list(new.values())])
-        return [self._phenotypes[key] for key in keys]
+    def _phenotypes_of(self, genotypes: Genomes) -> NDArray[np.intp]:
+        """Numbers of the phenotypes; the new ones among them are evaluated, in one call."""
+        numbers = self._phenotypes.number(self._canonical(genotypes))
+        new = self._phenotypes.since(self._n_evaluated)
+        if len(new):
+            self._objectives = _grown(self._objectives, len(self._phenotypes))
+            self._objectives[self._n_evaluated : len(self._phenotypes)] = self._objectives_of(new)
+            self._n_evaluated = len(self._phenotypes)  # last, so that an interruption leaves whole rows only
+        return numbers
 
-    def _append(self, keys: list[bytes], genomes: Genomes) -> None:
-        objectives = self._recalled(keys, genomes) if self._earlier_rows else self._evaluate(genomes)
-        stop = self._size + len(keys)
-        if stop > len(self._genomes):
-            self._genomes = np.resize(self._genomes, (2 * stop, self._genomes.shape[1]))
-            self._objectives = np.resize(self._objectives, (2 * stop, self._objectives.shape[1]))
-        self._genomes[self._size : stop] = genomes
-        self._objectives[self._size : stop] = objectives
-        self._phenotypes.update(zip(keys, range(self._size, stop), strict=True))
-        self._size = stop  # last, so that an interruption before it leaves whole rows only
-
-    def _recalled(self, keys: list[bytes], genomes: Genomes) -> Objectives:
+    def _objectives_of(self, phenotypes: Genomes) -> Objectives:
         """Evaluate what the earlier run did not."""
-        earlier = np.array([self._earlier_rows.get(key, -1) for key in keys])
+        if not len(self._recalled):
+            return self._evaluate(phenotypes)
+        earlier = self._recalled.find(phenotypes)
         objectives: Objectives = self._earlier.objectives[earlier]
         if (earlier < 0).any():
-            objectives[earlier < 0] = self._evaluate(genomes[earlier < 0])
+            objectives[earlier < 0] = self._evaluate(phenotypes[earlier < 0])
         return objectives
 
 
-def _first_places(keys: list[bytes], known: dict[bytes, int]) -> dict[bytes, int]:
-    """Where each key that is not known stands first."""
-    new: dict[bytes, int] = {}
-    for i, key in enumerate(keys):
-        if key not in known and key not in new:
-            new[key] = i
-    return new
-
-
-def _keys(genomes: Genomes) -> list[bytes]:
-    """One hashable key per genome."""
-    packed = np.ascontiguousarray(genomes, np.uint16)
-    keys: NDArray[np.bytes_] = packed.view(f"S{2 * packed.shape[1]}").ravel()
-    listed: list[bytes] = keys.tolist()
-    return listed
+def _grown(array: NDArray[Number], length: int) -> NDArray[Number]:
+    """Return the array with room for `length` rows."""
+    if length <= len(array):
+        return array
+    grown = np.empty((2 * length, *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown

@@ -1,6 +1,7 @@
 """Which genes belong together: mutual information between genes, and the tree that clusters them by it."""
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from encas.search.algorithm import Genomes
@@ -42,45 +43,56 @@ def linkage_tree(similarity: NDArray[np.float64], rng: np.random.Generator) -> N
     Average linkage (UPGMA) by nearest-neighbour chains. Of equally similar groups the smaller one is nearer;
     what is then still equal is decided by a random order of the genes.
     """
-    g = len(similarity)
-    order = rng.permutation(g)
-    between = similarity[np.ix_(order, order)].tolist()
+    order = rng.permutation(len(similarity))
+    return _tree(similarity[np.ix_(order, order)], order)
+
+
+@njit(cache=True)
+def _tree(between: NDArray[np.float64], genes: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Merge groups that live in g slots, one gene each at first; the union of two takes a slot of theirs."""
+    g = len(between)
     masks = np.zeros((2 * g - 1, g), np.bool_)
-    masks[np.arange(g), np.arange(g)] = True
-    sizes = [1] * g
-    # Groups live in the g slots; a merged one takes the slot of its first part.
-    node = order.tolist()
-    alive = list(range(g))
-    chain: list[int] = []
+    for gene in range(g):
+        masks[gene, gene] = True
+    node, sizes, alive = genes.copy(), np.ones(g, np.intp), np.ones(g, np.bool_)
+    chain, length = np.empty(g, np.intp), 0
     for merged in range(g, 2 * g - 1):
-        if not chain:
-            chain.append(alive[0])
+        if length == 0:
+            chain[0], length = alive.argmax(), 1
         while True:
-            tip = chain[-1]
-            before = chain[-2] if len(chain) > 1 else -1
-            nearest = _nearest(tip, before, between[tip], alive, sizes)
+            before = chain[length - 2] if length > 1 else -1
+            nearest = _nearest(chain[length - 1], before, between, alive, sizes)
             if nearest == before:
                 break
-            chain.append(nearest)
-        a, b = chain.pop(), chain.pop()
+            chain[length] = nearest
+            length += 1
+        a, b = chain[length - 1], chain[length - 2]
+        length -= 2
         masks[merged] = masks[node[a]] | masks[node[b]]
         node[a] = merged
-        alive.remove(b)
-        _merge(between, sizes, a, b, alive)
+        alive[b] = False
+        for other in range(g):  # similarities average over all pairs of genes
+            if alive[other] and other != a:
+                total = sizes[a] * between[a, other] + sizes[b] * between[b, other]
+                between[a, other] = between[other, a] = total / (sizes[a] + sizes[b])
+        sizes[a] += sizes[b]
     return masks
 
 
-def _nearest(tip: int, before: int, similar: list[float], alive: list[int], sizes: list[int]) -> int:
+@njit(cache=True)
+def _nearest(
+    tip: int,
+    before: int,
+    between: NDArray[np.float64],
+    alive: NDArray[np.bool_],
+    sizes: NDArray[np.intp],
+) -> int:
     """Find the group most similar to `tip`; `before` wins every tie, or chains might run in circles."""
-    others = [other for other in alive if other != tip]
-    return max(others, key=lambda other: (similar[other], other == before, -sizes[other]))
-
-
-def _merge(between: list[list[float]], sizes: list[int], a: int, b: int, alive: list[int]) -> None:
-    """Make slot a the union of a and b: similarities average over all pairs of genes."""
-    n = sizes[a] + sizes[b]
-    for other in alive:
-        if other != a:
-            mean = (sizes[a] * between[a][other] + sizes[b] * between[b][other]) / n
-            between[a][other] = between[other][a] = mean
-    sizes[a] = n
+    best = before
+    for other in range(len(between)):
+        if not alive[other] or other in (tip, before):
+            continue
+        gain = 1.0 if best < 0 else between[tip, other] - between[tip, best]
+        if gain > 0 or (gain == 0 and best != before and sizes[other] < sizes[best]):
+            best = other
+    return best
