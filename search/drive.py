@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from encas.search.algorithm import Algorithm, Objectives
+from encas.search.algorithm import Algorithm
 from encas.search.checkpoint import Checkpoint
 from encas.search.ledger import Ledger
 from encas.search.pareto import hypervolume, non_dominated
@@ -61,17 +61,16 @@ class Watch:
             return
         done = self.ledger.n_genotypes
         per_s = done / max(self._shown_s - self._started_s, 1e-9)
-        share = hypervolume(self._objectives_of_front(), self.reference)
-        self.progress(done - self._shown, f"{per_s:,.0f}/s, hypervolume {share:.4f}")
+        self.progress(done - self._shown, f"{per_s:,.0f}/s, hypervolume {self.hypervolume():.4f}")
         self._shown = done
 
-    def _objectives_of_front(self) -> Objectives:
-        """Of the front so far; only what came since the last call is looked at anew."""
+    def hypervolume(self) -> float:
+        """Share of the plane that the front so far dominates; what was seen by the last call costs little."""
         new = self.ledger.evaluated_since(self._seen)
         some = np.concatenate([self._front, new])
         self._front = some[non_dominated(some)]
         self._seen += len(new)
-        return self._front
+        return hypervolume(self._front, self.reference)
 
     def keep(self) -> None:
         """Write a checkpoint now."""
