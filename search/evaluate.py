@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encas.cascade import Cascade, MemberProbs, run_cascade
 from encas.errors import InvalidInput
 from encas.pool import Member, Pool
 from encas.search import kernels, shortlist
 from encas.search.algorithm import Genomes
+from encas.search.dense import Dense
 from encas.search.genome import N_THRESHOLDS, Space
 from encas.search.shortlist import Source
 
@@ -50,7 +50,7 @@ class Evaluator:
     """Error and mean cost per sample of cascades, equal to `encas.cascade.run_cascade` to the sample.
 
     The first stage is looked up in tables; later ones are computed for the samples that get there, on
-    shortlists of classes. The few samples for which those do not tell the answer are run by `run_cascade`.
+    shortlists of classes. The few samples for which those do not tell the answer are run on all classes.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class Evaluator:
         self.space = Space(len(members), max_stages)
         self.costs = np.asarray(costs, np.float64)
         self._gene_costs = np.concatenate([[0.0], self.costs])
-        self._names = [member.name for member in members]
-        self._pool, self._split, self._members = pool, split, [pool.member(name) for name in self._names]
+        self._pool, self._split, self._members = pool, split, members
         self._sources = self._states()
         self._recorded = _recorded(pool, split, self._members, workers)
+        self._dense = Dense(pool, split, [member.name for member in members])
         self._threads = ThreadPoolExecutor(workers)
         self._shares = list(
             self._threads.map(
@@ -160,24 +160,10 @@ class Evaluator:
         counts = reduce(add, (counted for counted, _ in results))
         unsure = [some for _, more in results for some in more]
         if unsure:
-            self._settle(genomes, np.concatenate(unsure), counts)
-        return counts
-
-    def _settle(self, genomes: Genomes, unsure: NDArray[np.intp], counts: Counts) -> None:
-        """Run the (q, 2) cascades and samples that the shortlists leave unsure, and count them too."""
-        self.check()
-        for row in np.unique(unsure[:, 0]):
-            places = unsure[unsure[:, 0] == row, 1]
+            cascades, places = np.concatenate(unsure).T
             samples = self._recorded.samples[places]
-            cascade = self.space.cascade(genomes[row], self._names)
-            k = len(cascade.stages)
-            answers = run_cascade(cascade, self._reader(cascade, samples), len(samples), [0] * k)
-            counts.right[row] += np.sum(answers.label == self._recorded.labels[places])
-            counts.reached[row, 1:k] += np.sum(answers.exit_stage[:, None] >= np.arange(1, k), axis=0)
-
-    def _reader(self, cascade: Cascade, samples: NDArray[np.intp]) -> MemberProbs:
-        outputs = [self._pool.probs(name, self._split) for name in cascade.member_names]
-        return lambda stage, rows: outputs[stage][samples[rows]]
+            self._dense.run(genomes, cascades, samples, counts.right, counts.reached)
+        return counts
 
 
 def _recorded(pool: Pool, split: str, members: Sequence[Member], workers: int) -> _Recorded:

@@ -22,6 +22,7 @@ from encas.search.genome import N_THRESHOLDS, THRESHOLDS
 LANES = 16  # numbers that are added at once
 AHEAD = 6  # samples by which memory is asked for early
 _THRESHOLDS = THRESHOLDS.astype(np.float32)
+_HALF_TO_SINGLE = np.float32(2.0**112)
 _NEARLY = np.float32(1 - 2.0**-21)  # sums that differ by a larger factor have different means
 
 Bits = NDArray[np.uint16]  # float16 numbers, none of them negative
@@ -174,6 +175,54 @@ def run(
     return len(genomes), n_unsure
 
 
+@njit(cache=True, error_model="numpy")
+def run_dense(
+    genomes: Indices,
+    cascades: Indices,
+    labels: Indices,
+    rows: Bits,
+    places: Indices,
+    right: Counts,
+    reached: Counts,
+) -> None:
+    """Run q cascades on one sample each; see `run` for what is not told here.
+
+    Args:
+        genomes: (p, 2 k - 1).
+        cascades: (q,) rows of the genomes.
+        labels: (q,)
+        rows: (r, c) float16, a member's probabilities of all classes for a sample.
+        places: (q, k) rows of each cascade's members, -1 behind the last stage.
+        right: (p,) added to.
+        reached: (p, k) added to, except for the first stage.
+    """
+    max_stages, means = reached.shape[1], np.empty(rows.shape[1], np.float32)
+    sums = np.empty(rows.shape[1], np.float32)
+    for i, cascade in enumerate(cascades):
+        sums[:] = 0
+        for j in range(max_stages):
+            divisor = np.float32(j + 1)
+            for k in range(rows.shape[1]):
+                sums[k] += _single(rows[places[i, j], k])
+                means[k] = sums[k] / divisor
+            reached[cascade, j] += j > 0
+            winner = means.argmax()
+            is_last = j == max_stages - 1 or places[i, j + 1] < 0
+            if is_last or means[winner] > _THRESHOLDS[genomes[cascade, max_stages + j]]:
+                right[cascade] += winner == labels[i]
+                break
+
+
+@njit(inline="always")
+def _single(bits: np.uint16) -> np.float32:
+    """Read a float16 that is not negative, or minus zero.
+
+    The shift puts exponent and fraction where float32 has them, the product mends the bias.
+    """
+    shifted = np.uint32((np.uint32(bits) & np.uint32(0x7FFF)) << np.uint32(13))
+    return np.float32(shifted.view(np.float32) * _HALF_TO_SINGLE)
+
+
 @njit(cache=True, nogil=True)
 def rank(
     confidence: NDArray[np.float32],
@@ -243,9 +292,7 @@ def survey(
             sane[member] &= top <= 0x3C40 and not negative  # 0x3C00 is 1
             total = np.float32(0)
             for k in range(c):
-                # The shift puts exponent and fraction where float32 has them, the product mends the bias.
-                single = np.uint32((np.uint32(bits[member, i, k]) & np.uint32(0x7FFF)) << np.uint32(13))
-                numbers[k] = single.view(np.float32) * np.float32(2.0**112)
+                numbers[k] = _single(bits[member, i, k])
                 total += numbers[k]
             for k in range(c):
                 square = numbers[k] * numbers[k]

@@ -154,7 +154,7 @@ def _made(pool: Pool, split: str, members: Sequence[Member], workers: int) -> Sh
         rows = slice(start, min(n, start + block))
         bits = np.empty((m, rows.stop - start, c), np.uint16)
         for output, out in zip(outputs, bits, strict=True):
-            out[...] = _bits(output, rows)
+            out[...] = bits_of(output, rows)
         merits, sums, sane = (
             np.zeros(bits.shape[1:], np.float32),
             np.empty(m, np.float32),
@@ -171,7 +171,7 @@ def _made(pool: Pool, split: str, members: Sequence[Member], workers: int) -> Sh
     return made
 
 
-def _bits(output: NDArray[np.float16], rows: slice) -> Bits:
+def bits_of(output: NDArray[np.float16], rows: slice) -> Bits:
     """Read some rows of a file, not through its memory map: mapped pages would pile up in our memory."""
     if not isinstance(output, np.memmap) or output.filename is None or not output.flags.c_contiguous:
         return np.ascontiguousarray(output[rows]).view(np.uint16)
