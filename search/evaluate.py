@@ -19,7 +19,7 @@ from encas.search.genome import N_THRESHOLDS, Space
 from encas.search.shortlist import Source
 
 _LOOK_EVERY = 10_000  # evaluations after which the pool's files are looked at again
-_WORTH_THREADS = 100_000  # cascades times samples from which on waking another thread pays
+_WORTH_THREADS = 600_000  # cascades times samples times width from which on waking other threads pays
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Evaluator:
         return [Source.of(self._pool, member, self._split) for member in self._members]
 
     def _counts(self, genomes: Genomes) -> Counts:
-        if len(genomes) * self.n < _WORTH_THREADS:
+        if len(genomes) * self.n * self._recorded.values.shape[1] < _WORTH_THREADS:
             results = [share.run(genomes, self.space.max_stages) for share in self._shares]
         else:
             first, *others = self._shares

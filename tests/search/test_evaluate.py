@@ -34,13 +34,26 @@ def fine_outputs(n_classes: int, rng: np.random.Generator) -> NDArray[np.float16
     return rng.dirichlet(np.full(n_classes, 0.3), (M, N)).astype(np.float16)
 
 
-@pytest.fixture(scope="module", params=[(coarse_outputs, 2), (coarse_outputs, 10), (fine_outputs, 100)])
+def edge_outputs(n_classes: int, rng: np.random.Generator) -> NDArray[np.float16]:
+    """Two classes each; one has the float16 number nearest to a threshold, or the number next to it."""
+    value = (rng.integers(51, size=(M, N)) / 50).astype(np.float16)
+    towards = np.choose(rng.integers(3, size=(M, N)), [np.float16(-1), np.float16(2), value])
+    value = np.clip(np.nextafter(value, towards), 0, 1)
+    first, second = rng.permuted(np.tile(np.arange(n_classes), (M, N, 1)), axis=2)[..., :2].transpose(2, 0, 1)
+    outputs = np.zeros((M, N, n_classes), np.float16)
+    np.put_along_axis(outputs, first[..., None], value[..., None], axis=2)
+    np.put_along_axis(outputs, second[..., None], (1 - value)[..., None], axis=2)
+    return outputs
+
+
+@pytest.fixture(scope="module", params=[2, 10, 100, 1000])
 def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pool:
-    make, n_classes = request.param
+    """A third of the samples of each kind."""
+    n_classes = request.param
     rng = np.random.default_rng(n_classes)
-    return make_pool(
-        tmp_path_factory.mktemp("pool") / "pool", make(n_classes, rng), rng.integers(n_classes, size=N)
-    )
+    kinds = [make(n_classes, rng) for make in (coarse_outputs, fine_outputs, edge_outputs)]
+    outputs = np.concatenate([kind[:, i::3] for i, kind in enumerate(kinds)], axis=1)
+    return make_pool(tmp_path_factory.mktemp("pool") / "pool", outputs, rng.integers(n_classes, size=N))
 
 
 def opened(pool: Pool, workers: int = 1) -> Evaluator:
