@@ -56,9 +56,9 @@ def _prefetch(typing_context: Any, matrix: Any, row: Any) -> Any:  # noqa: ARG00
 def _add_lanes(typing_context: Any, matrix: Any, row: Any, start: Any, sums: Any) -> Any:  # noqa: ARG001
     """Add LANES float16 numbers of a row, from column `start`, to `sums`; the largest of the new sums.
 
-    In plain numba this is a loop over `sums[i] += float(bits[i])` and one for the maximum. It is written as
-    vectors because numba has no float16 and does not keep the sums in registers: the whole of `run` takes half
-    to a sixth of the time.
+    In plain numba this is a loop over `sums[i] += float(bits[i])` and one for the maximum. These are vectors
+    because numba has no float16 and does not keep the sums in registers: the whole of `run` takes a half to
+    a sixth of the time.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
