@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from encas.errors import InvalidInput
 from encas.pool import Member, Pool
 from encas.search import kernels, shortlist
-from encas.search.algorithm import Genomes
+from encas.search.algorithm import Genomes, Objectives
 from encas.search.dense import Dense
 from encas.search.genome import N_THRESHOLDS, Space
 from encas.search.shortlist import Source
@@ -121,10 +121,15 @@ class Evaluator:
         Raises:
             InvalidInput: The pool's files have changed.
         """
-        genomes = self.space.canonical(genomes)
+        return self.of_canonical(self.space.canonical(genomes))
+
+    def of_canonical(self, genomes: Genomes) -> Objectives:
+        """Do what `objectives` does for genomes that are known to be right and in canonical form."""
         counts = self._counts(genomes)
         costs = self._gene_costs[genomes[:, : self.space.max_stages]]
-        out = np.column_stack([1 - counts.right / self.n, (costs * counts.reached).sum(axis=1) / self.n])
+        out = np.empty((len(genomes), 2))
+        out[:, 0] = 1 - counts.right / self.n
+        out[:, 1] = (costs * counts.reached).sum(axis=1) / self.n
         out[genomes[:, 0] == 0] = 1.0, self.space.max_stages * self.costs.max()
         self._looked += len(out)
         if self._looked >= _LOOK_EVERY:

@@ -71,10 +71,10 @@ class Space:
 
     def compact(self, genomes: NDArray[np.intp]) -> NDArray[np.intp]:
         """Do what `canonical` does, for genomes that are known to be right."""
-        out = np.zeros_like(genomes)
         if self.ensemble:
             models = np.sort(np.where(genomes == 0, self.n_members + 1, genomes), axis=1)
             return np.where(models > self.n_members, 0, models)
+        out = np.zeros(genomes.shape, np.intp)
         _compact(genomes, self.max_stages, out)
         return out
 

@@ -123,7 +123,7 @@ def search(
     )
     space = evaluator.space
     earlier = checkpoint.read(space.n_genes) if checkpoint else Evaluations.none(space.n_genes)
-    ledger = Ledger(space.compact, evaluator.objectives, evaluations, earlier)
+    ledger = Ledger(space.compact, evaluator.of_canonical, evaluations, earlier)
     singles = _singles(space)
     seeds = singles if seed_singles else singles[:0]
     ledger.objectives(seeds)

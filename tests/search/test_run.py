@@ -316,13 +316,13 @@ def test_what_was_evaluated_is_not_evaluated_again(
     evaluated = []
     from encas.search.evaluate import Evaluator
 
-    objectives = Evaluator.objectives
+    of_canonical = Evaluator.of_canonical
 
     def counted(self: Evaluator, genomes: Any) -> Any:
         evaluated.append(len(genomes))
-        return objectives(self, genomes)
+        return of_canonical(self, genomes)
 
-    monkeypatch.setattr(Evaluator, "objectives", counted)
+    monkeypatch.setattr(Evaluator, "of_canonical", counted)
     front = search(pool, evaluations=900, out=tmp_path / "front")
     assert n_kept >= 500
     # The single members, for comparison, come on top.
