@@ -156,13 +156,10 @@ class Evaluator:
         return [Source.of(self._pool, member, self._split) for member in self._members]
 
     def _counts(self, genomes: Genomes) -> Counts:
-        if len(genomes) * self.n * self._recorded.values.shape[1] < _WORTH_THREADS:
-            results = [share.run(genomes, self.space.max_stages) for share in self._shares]
-        else:
-            first, *others = self._shares
-            waiting = [self._threads.submit(share.run, genomes, self.space.max_stages) for share in others]
-            results = [first.run(genomes, self.space.max_stages), *(future.result() for future in waiting)]
-        counts = reduce(add, (counted for counted, _ in results))
+        size = len(genomes) * self.n * self._recorded.values.shape[1]
+        run_all = self._threads.map if size >= _WORTH_THREADS else map
+        results = list(run_all(lambda share: share.run(genomes, self.space.max_stages), self._shares))
+        counts: Counts = reduce(add, (counted for counted, _ in results))
         unsure = [some for _, more in results for some in more]
         if unsure:
             cascades, places = np.concatenate(unsure).T
