@@ -41,6 +41,7 @@ class Archive:
         self._target_size = target_size
         self._origin = np.zeros(n_objectives)
         self._box = np.zeros(n_objectives)  # side lengths of the grid's boxes; 0: no grid
+        self.is_discretised = False  # whether the grid is on
 
     def __len__(self) -> int:
         """Count the members."""
@@ -55,11 +56,6 @@ class Archive:
     def objectives(self) -> Objectives:
         """(a, o)."""
         return self._objectives[: self._size]
-
-    @property
-    def is_discretised(self) -> bool:
-        """Whether the grid is on."""
-        return bool(self._box.any())
 
     def best(self, objective: int) -> int:
         """Index of the member with the smallest value of an objective."""
@@ -91,6 +87,7 @@ class Archive:
             self._lay_grid()
         elif self.is_discretised and self._size < 0.75 * self._target_size:
             self._box[:] = 0
+            self.is_discretised = False
 
     def _lay_grid(self) -> None:
         """Choose the finest grid with at most `target_size` occupied boxes, and thin the members by it."""
@@ -105,6 +102,7 @@ class Archive:
             else:
                 fine = middle
         self._box = ranges / coarse
+        self.is_discretised = True
         genomes, objectives = self.genomes.copy(), objectives.copy()
         self._size = 0
         self._size = _offer(

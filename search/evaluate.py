@@ -65,6 +65,7 @@ class Evaluator:
         """Use `open`."""
         self.space = Space(len(members), max_stages)
         self.costs = np.asarray(costs, np.float64)
+        self._worst = 1.0, max_stages * float(self.costs.max())
         self._gene_costs = np.concatenate([[0.0], self.costs])
         self._pool, self._split, self._members = pool, split, members
         self._sources = self._states()
@@ -130,7 +131,7 @@ class Evaluator:
         out = np.empty((len(genomes), 2))
         out[:, 0] = 1 - counts.right / self.n
         out[:, 1] = (costs * counts.reached).sum(axis=1) / self.n
-        out[genomes[:, 0] == 0] = 1.0, self.space.max_stages * self.costs.max()
+        out[genomes[:, 0] == 0] = self._worst
         self._looked += len(out)
         if self._looked >= _LOOK_EVERY:
             self.check()
