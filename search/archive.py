@@ -41,6 +41,7 @@ class Archive:
         self._target_size = target_size
         self._origin = np.zeros(n_objectives)
         self._box = np.zeros(n_objectives)  # side lengths of the grid's boxes; 0: no grid
+        self._best: dict[int, int] = {}
         self.is_discretised = False  # whether the grid is on
 
     def __len__(self) -> int:
@@ -59,7 +60,9 @@ class Archive:
 
     def best(self, objective: int) -> int:
         """Index of the member with the smallest value of an objective."""
-        return int(self.objectives[:, objective].argmin())
+        if objective not in self._best:
+            self._best[objective] = int(self.objectives[:, objective].argmin())
+        return self._best[objective]
 
     def offer(self, genomes: Genomes, objectives: Objectives) -> Verdict:
         """Take what improves the archive, point by point in the given order."""
@@ -79,8 +82,11 @@ class Archive:
             self._box,
             verdict,
         )
-        self._adapt()
-        return Verdict(verdict != _DOMINATED, verdict == _NEW)
+        not_dominated = verdict != _DOMINATED
+        if not_dominated.any():
+            self._best.clear()
+            self._adapt()
+        return Verdict(not_dominated, verdict == _NEW)
 
     def _adapt(self) -> None:
         if self._size > 1.25 * self._target_size:

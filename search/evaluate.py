@@ -29,6 +29,11 @@ class Counts:
     right: NDArray[np.int64]  # (p,) samples answered rightly
     reached: NDArray[np.int64]  # (p, k) samples that each stage was run for
 
+    @classmethod
+    def none(cls, p: int, k: int) -> "Counts":
+        """Count nothing yet."""
+        return cls(np.zeros(p, np.int64), np.zeros((p, k), np.int64))
+
     def __add__(self, other: "Counts") -> "Counts":
         """Count two sets of samples together."""
         return Counts(self.right + other.right, self.reached + other.reached)
@@ -157,11 +162,15 @@ class Evaluator:
         return [Source.of(self._pool, member, self._split) for member in self._members]
 
     def _counts(self, genomes: Genomes) -> Counts:
-        size = len(genomes) * self.n * self._recorded.values.shape[1]
-        run_all = self._threads.map if size >= _WORTH_THREADS else map
-        results = list(run_all(lambda share: share.run(genomes, self.space.max_stages), self._shares))
-        counts: Counts = reduce(add, (counted for counted, _ in results))
-        unsure = [some for _, more in results for some in more]
+        shares, shape = self._shares, (len(genomes), self.space.max_stages)
+        if len(genomes) * self.n * self._recorded.values.shape[1] < _WORTH_THREADS:
+            counts = Counts.none(*shape)
+            unsure = [some for share in shares for some in share.run(genomes, counts)]
+        else:
+            parts = [Counts.none(*shape) for _ in shares]
+            found = self._threads.map(_Share.run, shares, [genomes] * len(shares), parts)
+            unsure = [some for more in found for some in more]
+            counts = reduce(add, parts)
         if unsure:
             cascades, places = np.concatenate(unsure).T
             samples = self._recorded.samples[places]
@@ -196,6 +205,7 @@ class _Share:
     order: NDArray[np.int32]  # (m, a)
     starts: NDArray[np.int64]  # (m, 53)
     rights: NDArray[np.int64]  # (m, 53)
+    room: NDArray[np.intp]  # (2 a, 2) for the unsure samples of a call
 
     @classmethod
     def of(cls, recorded: _Recorded, samples: NDArray[np.intp]) -> "_Share":
@@ -203,14 +213,12 @@ class _Share:
         order = np.empty((m, len(samples)), np.int32)
         starts, rights = np.empty((2, m, N_THRESHOLDS + 2), np.int64)
         kernels.rank(recorded.confidence, recorded.is_right, samples.astype(np.int32), order, starts, rights)
-        return cls(recorded, order, starts, rights)
+        return cls(recorded, order, starts, rights, np.empty((2 * len(samples), 2), np.intp))
 
-    def run(self, genomes: Genomes, max_stages: int) -> tuple[Counts, list[NDArray[np.intp]]]:
-        """Count these samples, except those that (q, 2) arrays of cascade and sample name."""
-        counts = Counts(np.zeros(len(genomes), np.int64), np.zeros((len(genomes), max_stages), np.int64))
-        found, done = [], 0
+    def run(self, genomes: Genomes, counts: Counts) -> list[NDArray[np.intp]]:
+        """Count these samples too, except for the (q, 2) cascades and samples that are returned."""
+        unsure, done = [], 0
         while done < len(genomes):
-            room = np.empty((2 * self.order.shape[1], 2), np.intp)
             done, n_unsure = kernels.run(
                 genomes,
                 self.recorded.values,
@@ -221,8 +229,8 @@ class _Share:
                 done,
                 counts.right,
                 counts.reached,
-                room,
+                self.room,
             )
             if n_unsure:
-                found.append(room[:n_unsure])
-        return counts, found
+                unsure.append(self.room[:n_unsure].copy())
+        return unsure

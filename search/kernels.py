@@ -127,8 +127,8 @@ def run(
         starts: (m, 53) where in `order` those begin that exceed a number of thresholds.
         rights: (m, 53) how many of those are right.
         begin: First cascade to run.
-        right: (p,) counts of right answers, filled in without the unsure samples.
-        reached: (p, k) samples for which each stage ran, filled in; of the unsure ones only the first.
+        right: (p,) to which right answers are added, without the unsure samples.
+        reached: (p, k) to which runs of every stage are added; of the unsure samples only the first.
         unsure: (q, 2) filled with cascade and sample; q is at least a.
 
     Returns:
@@ -143,14 +143,15 @@ def run(
             k += 1
         if k == 0:
             continue
-        reached[cascade, 0] = order.shape[1]
         if k == 1:
-            right[cascade] = rights[first, 0]
+            reached[cascade, 0] += order.shape[1]
+            right[cascade] += rights[first, 0]
             continue
         exceeded = thresholds[0] + 1
         n_active = starts[first, exceeded]
         if n_unsure + n_active > len(unsure):
             return cascade, n_unsure
+        reached[cascade, 0] += order.shape[1]
         n_right = rights[first, exceeded]
         for a in range(n_active):
             ahead = order[first, min(a + AHEAD, n_active - 1)]
@@ -172,7 +173,7 @@ def run(
                 if j == k - 1 or top > _THRESHOLDS[thresholds[j]]:
                     n_right += _wins(sums, lanes[sample], divisor, top)
                     break
-        right[cascade] = n_right
+        right[cascade] += n_right
     return len(genomes), n_unsure
 
 
