@@ -1,19 +1,19 @@
 """Running statistics for one network, without which its answers mean nothing.
 
-The shared statistics of a supernetwork are a mixture over architectures: with them, accuracy is close to chance. So a
-network is evaluated after its own statistics were computed from training images, prepared as for evaluation.
+The shared statistics of a supernetwork are a mixture over architectures: with them, accuracy is close to
+chance. So a network is evaluated after its own were computed, from training images prepared as others.
 
 Both published estimators let every layer normalise by the statistics of the batch, and average what they see:
 
-* mean: each batch counts the same, its variance is the unbiased one. What PyTorch does with `momentum=None`, and
-  AttentiveNAS and AlphaNet with it.
-* pooled: each image counts the same, the variance of a batch is the biased one. What once-for-all does.
+* mean: each batch counts the same, and its variance is the unbiased one. What PyTorch does with
+  `momentum=None`, and AttentiveNAS and AlphaNet with it.
+* pooled: each image counts the same, and the variance of a batch is the biased one. What once-for-all does.
 
-With equal batches they differ by the factor n / (n - 1) of the variance, n being the numbers of one channel in a batch:
-less than 1 in 1,000 except for the last layers and small batches.
+With equal batches the variances differ by the factor n / (n - 1), n being the numbers of one channel in a
+batch: less than 1 in 1,000 except for the last layers and small batches.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -66,9 +66,7 @@ def calibrate(net: nn.Module, batches: Iterable[Tensor], estimator: Estimator = 
     totals = [_Totals(estimator) for _ in norms]
     momenta = [norm.momentum for norm in norms]
     was_training, device = net.training, next(net.parameters()).device
-    hooks = [
-        norm.register_forward_hook(total.collect) for norm, total in zip(norms, totals, strict=True)
-    ]
+    hooks = [norm.register_forward_hook(total.collect) for norm, total in zip(norms, totals, strict=True)]
     net.eval()
     for norm in norms:
         norm.train()
@@ -108,5 +106,5 @@ class _Totals:
         if self.weight == 0:
             raise ValueError("calibration needs at least one batch of images")
         assert norm.running_mean is not None and norm.running_var is not None
-        norm.running_mean.copy_(self.mean / self.weight)
-        norm.running_var.copy_(self.var / self.weight)
+        norm.running_mean.copy_(torch.as_tensor(self.mean / self.weight))
+        norm.running_var.copy_(torch.as_tensor(self.var / self.weight))

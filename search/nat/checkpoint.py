@@ -1,29 +1,17 @@
-"""The checkpoints that once-for-all, ProxylessNAS, AlphaNet and AttentiveNAS publish, and training programs like theirs.
+"""The checkpoints that once-for-all, ProxylessNAS, AlphaNet and AttentiveNAS publish, under our names."""
 
-Nothing in a file is run. Files that hold more than tensors are read by an unpickler that knows torch's tensors alone and
-puts an empty object where an object of another class stands, such as a program's options; a file that asks for any other
-function to be called is refused.
-"""
-
-import pickle
 import re
-from collections import OrderedDict
-from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from encas.errors import InvalidInput
 from encas.search.nat.space import Space
 from encas.search.nat.supernet import Supernet
+from encas.search.nat.tensors import State, read_tensors
 
-State = Mapping[str, Tensor]
-_WRAPPERS = ("state_dict", "model_state_dict")
 _LAYERS = {
     "inverted_bottleneck": "expand",
     "depth_conv": "depth",
@@ -38,8 +26,8 @@ _ENDS = {"first_conv": "stem", "final_expand_layer": "final", "feature_mix_layer
 def read_official(path: Path, space: Space, n_classes: int | None = None) -> Supernet:
     """Read a published checkpoint as a supernetwork of its space.
 
-    All tensors must be there and fit, and none may be left over, but for two kinds that no network uses: the
-    `bn_tracking` statistics and the shortcuts of blocks that never change the width, of AlphaNet and AttentiveNAS.
+    All tensors must be there and fit, and none may be left over, but for two kinds of AlphaNet and
+    AttentiveNAS that no network uses: `bn_tracking`, and the shortcuts of blocks that never change the width.
 
     Args:
         path: What was downloaded, or safetensors with the same names.
@@ -49,13 +37,13 @@ def read_official(path: Path, space: Space, n_classes: int | None = None) -> Sup
     Raises:
         InvalidInput: No such file, truncated, with code, or of another space or number of classes.
     """
-    state = _translated(read_tensors(path), space, str(path))
+    state = translated(read_tensors(path), space, str(path))
     head = state.get("classifier.weight")
     if head is None or head.ndim != 2 or len(head) < 2:
         raise InvalidInput(f"{path}: is no checkpoint of {space.name}: has no classifier")
     if n_classes not in (None, len(head)):
         raise InvalidInput(
-            f"{path}: tells {len(head)} classes apart, not {n_classes}; read it as it is, then draw a new head"
+            f"{path}: tells {len(head)} classes apart, not {n_classes}; read it as it is and draw a new head"
         )
     supernet = Supernet(space, len(head), torch.Generator().manual_seed(0))
     load_strictly(supernet, state, str(path))
@@ -82,30 +70,7 @@ def load_strictly(supernet: Supernet, state: State, place: str) -> None:
     supernet.net.load_state_dict(dict(state))
 
 
-def read_tensors(path: Path) -> State:
-    """Read named tensors from safetensors or from a file of `torch.save`, running nothing.
-
-    Raises:
-        InvalidInput: No such file, truncated, with code, or something else.
-    """
-    if not path.is_file():
-        raise InvalidInput(f"{path}: no such file")
-    try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else _load(path)
-    except InvalidInput:
-        raise
-    except Exception as error:  # a damaged file makes the libraries raise whatever they like
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInput(f"{path}: is no whole file of weights: {reason}") from None
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise InvalidInput(f"{path}: must hold a state_dict of named tensors, holds {type(loaded).__name__}")
-    return {str(key): value for key, value in loaded.items()}
-
-
-def _translated(state: State, space: Space, place: str) -> State:
+def translated(state: State, space: Space, place: str) -> State:
     """Give tensors our names, and leave out those that no network uses."""
     depths = [stage.depths[-1] for stage in space.stages]
     starts = [0, *accumulate(depths)]
@@ -142,64 +107,3 @@ def _our_name(name: str, positions: list[tuple[int, int]]) -> str:
     if first == "classifier":
         return f"classifier.{rest.removeprefix('linear.')}"
     return f"{_ENDS[first]}.{rest}" if first in _ENDS else name
-
-
-def _load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        pass
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_Inert)
-    except _CodeFoundError as error:
-        raise InvalidInput(
-            f"{path}: holds pickled code (it calls {error}), which is never run; save the state_dict alone"
-        ) from None
-
-
-class _CodeFoundError(Exception):
-    """A file asks for a function to be called."""
-
-
-class _Refusing(type):
-    """Pickled objects are made without calling their class; whatever is called is code."""
-
-    def __call__(cls, *_args: object, **_options: object) -> Any:
-        raise _CodeFoundError(cls.__name__)
-
-
-def _stand_in(module: str, name: str) -> type:
-    """Make a class whose objects take what is put into them, and keep nothing."""
-
-    def new(cls: type, *_args: object, **_options: object) -> Any:
-        return object.__new__(cls)
-
-    def ignore(_self: object, *_args: object) -> None:
-        return None
-
-    taking = ("__setitem__", "__setstate__", "append", "extend", "add")
-    body = {"__new__": new, **dict.fromkeys(taking, ignore)}
-    return _Refusing(f"{module}.{name}", (), body)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows how torch writes tensors; all other names give stand-ins."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look a name up in a short list."""
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
-            return getattr(torch._utils, name)
-        if module == "torch" and name in _STORAGES:
-            return getattr(torch, name)
-        return _stand_in(module, name)
-
-
-def _unpickle(file: Any, **options: Any) -> Any:
-    return _Unpickler(file, **options).load()
-
-
-_STORAGES = {f"{kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")}
-# What torch.load asks of a pickle module.
-_Inert = SimpleNamespace(Unpickler=_Unpickler, load=_unpickle, __name__="encas")

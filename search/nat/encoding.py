@@ -1,11 +1,11 @@
 """Architectures as genes, which is how the searches see them; the layouts of genes are those of ENCAS.
 
-Genes per block: the resolution's and the stem width's index, then for each stage with a choice of depth as many
-genes as it can have blocks: 0 for none, otherwise 1 + the index of (expand, kernel), kernels running faster.
-Stages of a fixed depth have no genes and keep their largest kernel and expand.
+Genes per block: the resolution's and the stem width's index, then for each stage with a choice of depth as
+many genes as it can have blocks: 0 for none, otherwise 1 + the index of (expand, kernel), kernels running
+faster. Stages of a fixed depth have no genes and keep their largest kernel and expand.
 
-Genes per stage: an index for each choice that is one: resolution, stem width, for each stage width, depth, kernel
-and expand; head width.
+Genes per stage: an index for each choice that is one: resolution, stem width, for each stage width, depth,
+kernel and expand; head width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def gene_ranges(space: Space) -> tuple[range, ...]:
 
 
 def decode(space: Space, genes: Sequence[int]) -> Arch:
-    """Read genes. Those of blocks after a missing one count for nothing, so several may give one architecture.
+    """Read genes; those of blocks after a missing one count for nothing.
 
     Raises:
         InvalidInput: Names the first gene that is out of its range.
@@ -94,8 +94,8 @@ def from_text(space: Space, text: str) -> Arch:
         genes = [int(part) for part in text.split(".")]
     except ValueError:
         raise InvalidInput(
-            f"architecture '{text}': must be smallest, largest, or {len(gene_ranges(space))} numbers with dots "
-            "between them"
+            f"architecture '{text}': must be smallest, largest, or {len(gene_ranges(space))} numbers with "
+            "dots between them"
         ) from None
     return decode(space, genes)
 

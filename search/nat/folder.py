@@ -1,8 +1,8 @@
 """A supernetwork on disk, with networks of it that are ready to use.
 
-    supernet.json                 format, space, classes, preprocessing; each network's architecture
-    weights.safetensors           the shared weights
-    statistics/NAME.safetensors   running statistics of one network, without which it could not be made again
+supernet.json                 format, space, classes, preprocessing; each network's architecture
+weights.safetensors           the shared weights
+statistics/NAME.safetensors   running statistics of one network, without which it could not be made again
 """
 
 import re
@@ -20,13 +20,14 @@ from torch.nn import functional as F
 from encas.errors import InvalidInput
 from encas.files import FileModel, locked, read_model, replaced, sha256_of, write_model
 from encas.pool import NAME
-from encas.preprocess import Preprocess
+from encas.preprocess import Interpolation, Preprocess
 from encas.search.nat.calibrate import Estimator, calibrated
-from encas.search.nat.checkpoint import load_strictly, read_tensors
+from encas.search.nat.checkpoint import load_strictly
 from encas.search.nat.network import Net
 from encas.search.nat.space import Arch, Space
 from encas.search.nat.spaces import space_named
 from encas.search.nat.supernet import Supernet
+from encas.search.nat.tensors import read_tensors
 
 FILE = "supernet.json"
 _WEIGHTS = "weights.safetensors"
@@ -49,12 +50,23 @@ class SupernetFile(FileModel):
     space: str
     bn_eps: float = Field(gt=0)
     n_classes: int = Field(ge=2)
-    # image: images are prepared at the resolution of each network, and the size of `preprocess` stands for nothing;
-    # tensor: they are prepared at that size, and the network itself resizes them (bicubic, not antialiased).
+    # image: images are prepared at the resolution of each network, whatever size `preprocess` says; tensor:
+    # they are prepared at that size, and the network itself resizes them (bicubic, not antialiased).
     resize: Literal["image", "tensor"] = "image"
     preprocess: Preprocess
     weights_sha256: str
     networks: Mapping[str, Calibrated] = Field(default_factory=dict)
+
+
+def usual_preprocess(space: Space) -> tuple[Preprocess, Literal["image", "tensor"]]:
+    """How the space's published networks were evaluated on ImageNet, and who resizes to their resolution."""
+    if space.name in ("alphanet", "attentivenas"):
+        interpolation: Interpolation = "bicubic" if space.name == "alphanet" else "bilinear"
+        return Preprocess(size=(224, 224), crop_pct=0.875, interpolation=interpolation), "tensor"
+    size = (space.searched[-1],) * 2
+    if space.name.startswith("ofa"):
+        return Preprocess(size=size, crop_pct=0.875, interpolation="bilinear"), "image"
+    return Preprocess(size=size), "image"
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,8 @@ class SupernetFolder:
             InvalidInput: There is something already.
         """
         path = Path(path)
+        if preprocess.channels != 3:
+            raise InvalidInput(f"{path}: supernetworks see in colour; preprocess must have 3 channels")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InvalidInput(f"{path}: exists already; name a new folder")
         digest = _write_tensors(path / _WEIGHTS, supernet.net.state_dict())

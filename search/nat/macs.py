@@ -30,8 +30,8 @@ def count_macs(space: Space, arch: Arch, n_classes: int) -> int:
 def count_like_ptflops(space: Space, arch: Arch, n_classes: int) -> int:
     """Count what ptflops 0.6.4 would, for comparison with the tables of the ENCAS paper.
 
-    Besides multiply-accumulates: two for each number that is normalised, one for each that goes through a ReLU or
-    ReLU6, and the biases; h-swish, swish and pooling are written so in the originals that ptflops overlooks them.
+    Besides multiply-accumulates: two for each number that is normalised, one for each that goes through a
+    ReLU or ReLU6, and the biases; ptflops overlooks the originals' h-swish and swish.
     """
     layout = layout_of(space, arch)
     side = _halved(arch.resolution)
@@ -45,6 +45,8 @@ def count_like_ptflops(space: Space, arch: Arch, n_classes: int) -> int:
         side = after
     n_last = layout.n_final or layout.head
     extra += n_last * side**2 * _per_number(layout.act) + n_classes
+    if space.shortcut == "project":
+        extra += layout.n_final * side**2  # it sees the pooling of AttentiveNAS, not that of once-for-all
     return count_macs(space, arch, n_classes) + extra
 
 

@@ -1,9 +1,10 @@
 """The network of a layout, made of layers of which a smaller network may use a part.
 
-A supernetwork and the networks that are extracted from it are the same code: every layer is told how much of it is
-used, and `cut` says which tensors that means. Running a part and copying it out go by the same cut.
+A supernetwork and the networks that are extracted from it are the same code: every layer is told how much of
+it is used, and `cut` says which tensors that means. Running a part and copying it out go by the same cut.
 """
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -37,9 +38,9 @@ class Conv(nn.Conv2d):
         """Return the tensors that a smaller layer has."""
         return self.cut(other.in_channels, other.out_channels)
 
-    def forward(self, x: Tensor, n_out: int) -> Tensor:
+    def forward(self, x: Tensor, n_out: int | None = None) -> Tensor:
         """Compute the first channels, from as many as `x` has."""
-        cut = self.cut(x.shape[1], n_out)
+        cut = self.cut(x.shape[1], n_out or self.out_channels)
         return F.conv2d(x, cut["weight"], cut.get("bias"), self.stride, self.padding)
 
 
@@ -51,7 +52,7 @@ class Depthwise(nn.Conv2d):
         self.kernels = kernels
         self.matrices = nn.ParameterDict()
         if matrices:
-            for larger, smaller in zip(kernels, kernels[1:], strict=False):
+            for larger, smaller in pairwise(kernels):
                 self.matrices[f"{larger}to{smaller}"] = nn.Parameter(torch.empty(smaller**2, smaller**2))
 
     def reset_parameters(self) -> None:
@@ -60,7 +61,7 @@ class Depthwise(nn.Conv2d):
     def cut(self, n: int, kernel: int) -> Cut:
         """Return the kernels of the first channels, made smaller one size at a time."""
         weight = _first(self.weight, n)
-        for larger, smaller in zip(self.kernels, self.kernels[1:], strict=False):
+        for larger, smaller in pairwise(self.kernels):
             if larger == kernel:
                 break
             margin = (larger - smaller) // 2
@@ -74,14 +75,14 @@ class Depthwise(nn.Conv2d):
         """Return the tensors that a smaller layer has."""
         return self.cut(other.in_channels, other.kernels[0])
 
-    def forward(self, x: Tensor, kernel: int) -> Tensor:
+    def forward(self, x: Tensor, kernel: int | None = None) -> Tensor:
         """Convolve as many channels as `x` has."""
-        n = x.shape[1]
+        n, kernel = x.shape[1], kernel or self.kernels[0]
         return F.conv2d(x, self.cut(n, kernel)["weight"], None, self.stride, kernel // 2, 1, n)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """A normalisation of the first channels; training moves their running statistics and leaves the others."""
+    """A normalisation of the first channels; training moves their running statistics, not the others."""
 
     def reset_parameters(self) -> None:
         """Do nothing, as `Conv`."""
@@ -216,7 +217,8 @@ class Net(nn.Module):
         n_last = layout.stages[-1][-1].n_out
         self.stem = ConvBnAct(3, layout.stem, 3, eps=eps, act=act, stride=2)
         self.stages = nn.ModuleList(
-            nn.ModuleList(Block(block, matrices=matrices, eps=eps) for block in stage) for stage in layout.stages
+            nn.ModuleList(Block(block, matrices=matrices, eps=eps) for block in stage)
+            for stage in layout.stages
         )
         self.final = ConvBnAct(n_last, layout.n_final, 1, eps=eps, act=act) if layout.n_final else None
         n_mixed, mix_eps = (layout.n_final, None) if layout.n_final else (n_last, eps)

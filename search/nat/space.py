@@ -30,9 +30,9 @@ class Stage:
 class Space:
     """The choices for a whole network; all sizes rise.
 
-    A stem, stages of inverted residual blocks, and a head: if `final_expand` is not 0, a convolution to so many
-    times the last width, pooling and a layer without normalisation (as MobileNetV3), otherwise a convolution,
-    then pooling (as MobileNetV2); then the classifier.
+    A stem, stages of inverted residual blocks, and a head: if `final_expand` is not 0, a convolution to so
+    many times the last width, pooling and a layer without normalisation (as in MobileNetV3), otherwise a
+    convolution, then pooling (as in MobileNetV2); then the classifier.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Space:
     head_widths: tuple[int, ...]
     act: Act  # of stem and head
     final_expand: int
-    # identity: around blocks that change no shape; project: around all, pooled and convolved where it must be.
+    # identity: around blocks that change no shape; project: around all, pooled and convolved where needed.
     shortcut: Literal["identity", "project"]
     kernel_matrices: bool  # whether small kernels are learnt from large ones, or are their centres
     genes_per: Literal["block", "stage"]  # kernels and expands are chosen for each

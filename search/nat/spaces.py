@@ -86,8 +86,8 @@ _ALPHANET = Space(
     genes_per="stage",
 )
 
-# A stem that halves the resolution is several times quicker than one that does not, for little accuracy; large
-# kernels are as slow on large maps as they are of no use on small ones.
+# A stem that halves the resolution is several times quicker than one that does not, for little accuracy, and
+# large kernels are slow on the large maps of the early stages.
 _TINY_MBV3 = Space(
     name="tiny-mbv3",
     resolutions=_TINY,

@@ -1,4 +1,4 @@
-"""Where the published weights of the five supernetworks are, and under which licence. None comes with encas."""
+"""Where the published weights of the supernetworks are, and under which licence. None comes with encas."""
 
 from dataclasses import dataclass
 
@@ -20,12 +20,8 @@ _DRIVE = "https://drive.google.com/file/d"
 _BROWSER = "in a browser"
 
 PUBLISHED = (
-    Published(
-        "ofa-mbv3-w1.0", f"{_OFA}/ofa_mbv3_d234_e346_k357_w1.0", "MIT", 31, "progressive shrinking"
-    ),
-    Published(
-        "ofa-mbv3-w1.2", f"{_OFA}/ofa_mbv3_d234_e346_k357_w1.2", "MIT", 43, "progressive shrinking"
-    ),
+    Published("ofa-mbv3-w1.0", f"{_OFA}/ofa_mbv3_d234_e346_k357_w1.0", "MIT", 31, "progressive shrinking"),
+    Published("ofa-mbv3-w1.2", f"{_OFA}/ofa_mbv3_d234_e346_k357_w1.2", "MIT", 43, "progressive shrinking"),
     Published(
         "ofa-proxyless-w1.3", f"{_OFA}/ofa_proxyless_d234_e346_k357_w1.3", "MIT", 32, "progressive shrinking"
     ),
