@@ -1,5 +1,16 @@
 """`python -m encas` is `encas`."""
 
-from encas.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from encas.cli import app  # noqa: PLC0415  (takes long enough to be stopped in)
+    except KeyboardInterrupt:  # before there is anything that could say it better
+        sys.exit("encas: stopped")
+    app()
+
+
+if __name__ == "__main__":
+    main()

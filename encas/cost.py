@@ -1,5 +1,6 @@
 """What running a member costs: multiply-accumulates, or time measured on one machine."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from encas.pool import Latency, Member
 
 Kind = Literal["macs", "latency"]
 Unit = Literal["MACs", "s"]
+_Setting = tuple[str, str, str, int]  # machine, provider, precision, batch
 
 
 @dataclass(frozen=True)
@@ -21,32 +23,31 @@ class Objective:
     kind: Kind
     provider: str | None = None  # None: the only one that was measured
     batch: int | None = None
+    machine: str | None = None  # part of its name
 
     @classmethod
     def parse(cls, text: str) -> "Objective":
-        """Read `macs` (or `flops`), `latency`, `latency:cpu` or `latency:cpu:8`.
+        """Read `macs` (or `flops`), `latency`, `latency:cpu`, `latency:cpu:8` or `latency:cpu:8:EPYC`.
 
         Raises:
             InvalidInput: Anything else.
         """
-        head, *rest = text.split(":")
-        if head in ("macs", "flops") and not rest:
+        if text in ("macs", "flops"):
             return cls("macs")
-        if head == "latency" and len(rest) <= 2:
-            provider = rest[0] if rest and rest[0] else None
-            if len(rest) < 2:
-                return cls("latency", provider)
-            if rest[1].isdigit() and int(rest[1]) > 0:
-                return cls("latency", provider, int(rest[1]))
-        raise InvalidInput(
-            f"objective '{text}': must be macs, latency, latency:PROVIDER or latency:PROVIDER:BATCH"
-        )
+        head, provider, batch, machine = (*text.split(":", 3), "", "", "")[:4]
+        if head != "latency" or not re.fullmatch("([1-9][0-9]*)?", batch):
+            raise InvalidInput(
+                f"objective '{text}': must be macs, latency, latency:PROVIDER, latency:PROVIDER:BATCH or "
+                "latency:PROVIDER:BATCH:MACHINE"
+            )
+        return cls("latency", provider or None, int(batch) if batch else None, machine or None)
 
     def __str__(self) -> str:
         """Write what `parse` reads."""
         if self.kind == "macs":
             return "macs"
-        parts = ["latency", self.provider or "", "" if self.batch is None else str(self.batch)]
+        batch = "" if self.batch is None else str(self.batch)
+        parts = ["latency", self.provider or "", batch, self.machine or ""]
         return ":".join(parts).rstrip(":")
 
     @property
@@ -71,22 +72,41 @@ def member_costs(members: Sequence[Member], objective: Objective) -> NDArray[np.
             + (f" and {len(missing) - 1} more members" if len(missing) > 1 else "")
             + "; measure the pool first: encas pool measure POOL"
         )
-    settings = set.intersection(*({_setting(e) for e in entries} for entries in fitting.values()))
-    settings = {s for s in settings if s[3] == min(t[3] for t in settings)}  # the smallest batch if not told
-    if len(settings) != 1:
-        found = ", ".join(f"{p}:{b} on {m} ({q})" for m, p, q, b in sorted(settings)) or "nothing in common"
-        raise InvalidInput(
-            f"objective '{objective}': the members' measurements must come from one machine, provider and "
-            f"precision; found {found}; name one, as in latency:cpu:1, or measure again"
-        )
-    setting = settings.pop()
+    setting = _only(
+        set.intersection(*({_setting(e) for e in found} for found in fitting.values())), objective
+    )
     chosen = [next(e for e in fitting[member.name] if _setting(e) == setting) for member in members]
     return np.array([entry.latency_s / entry.batch for entry in chosen])
 
 
+def _only(settings: set[_Setting], objective: Objective) -> _Setting:
+    """Return the setting that is meant: of one machine, provider and precision, the smallest batch."""
+    exact = {setting for setting in settings if setting[0] == objective.machine}
+    settings = exact or settings
+    machine, provider, _, batch = min(
+        settings, key=lambda setting: (setting[3], setting), default=("", "", "", 0)
+    )
+    if len({setting[:3] for setting in settings}) == 1:
+        return next(setting for setting in settings if setting[3] == batch)
+    if not settings:
+        raise InvalidInput(
+            f"objective '{objective}': no machine, provider and batch size was measured for all members; "
+            "measure them again: encas pool measure POOL"
+        )
+    found = ", ".join(f"{p}:{b} on {m} ({q})" for m, p, q, b in sorted(settings))
+    raise InvalidInput(
+        f"objective '{objective}': times must come from one machine, provider and precision; found {found}; "
+        f"name one, as in 'latency:{provider}:{batch}:{machine}'"
+    )
+
+
 def _fits(entry: Latency, objective: Objective) -> bool:
-    return objective.provider in (None, entry.provider) and objective.batch in (None, entry.batch)
+    return (
+        objective.provider in (None, entry.provider)
+        and objective.batch in (None, entry.batch)
+        and (objective.machine or "") in entry.machine
+    )
 
 
-def _setting(entry: Latency) -> tuple[str, str, str, int]:
+def _setting(entry: Latency) -> _Setting:
     return (entry.machine, entry.provider, entry.precision, entry.batch)

@@ -1,6 +1,7 @@
 """Labelled images: a folder per class, a CSV list, arrays in an .npz, or the CIFAR binary files."""
 
 import csv
+import hashlib
 import zipfile
 import zlib
 from collections import Counter
@@ -18,6 +19,8 @@ from encas.files import read_npy
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 )
+
+_FINGERS = 64
 
 Image = Path | NDArray[np.uint8]  # an encoded file, or pixels (h, w) or (h, w, 3)
 
@@ -62,6 +65,14 @@ class LabelledImages:
         images = self.images
         chosen = images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows]
         return LabelledImages(chosen, self.labels[rows], self.classes)
+
+    def fingerprint(self) -> str:
+        """Digest of 64 images, evenly spread, and of how many there are; other images give another one."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        for row in np.unique(np.linspace(0, len(self) - 1, _FINGERS).round().astype(np.intp)):
+            image = self.images[row]
+            digest.update(image.read_bytes() if isinstance(image, Path) else image.tobytes())
+        return digest.hexdigest()
 
     def in_classes(self, classes: Sequence[str] | None) -> "LabelledImages":
         """Count the labels by other class names, of which the data may lack some; None changes nothing.
@@ -152,8 +163,8 @@ def _folder(path: Path) -> LabelledImages:
 
 def _csv(path: Path) -> LabelledImages:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, skipinitialspace=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(f"{path}: not a CSV file: {error}") from None
     if not rows or not {"file", "class_index"} <= set(rows[0]):
@@ -166,9 +177,9 @@ def _csv(path: Path) -> LabelledImages:
         raise InvalidInput(f"{path}: lists {missing}, which is not there")
     try:
         labels = np.array([int(row["class_index"]) for row in rows], np.int64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidInput(f"{path}: class_index must be a whole number in every row") from None
-    return LabelledImages(images, labels, None)
+    return LabelledImages(images, _counted_from_0(labels, path), None)
 
 
 def _npz(path: Path) -> LabelledImages:
@@ -176,7 +187,7 @@ def _npz(path: Path) -> LabelledImages:
         arrays = np.load(path, allow_pickle=False)
         names = arrays.files if isinstance(arrays, np.lib.npyio.NpzFile) else ()
         found = {name: arrays[name] for name in names if name in ("images", "labels", "classes")}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidInput(f"{path}: not a whole .npz of plain arrays: {error}") from None
     if "images" not in found or "labels" not in found:
         raise InvalidInput(f"{path}: needs the arrays images and labels, has {', '.join(found) or 'neither'}")
@@ -192,8 +203,23 @@ def _npz(path: Path) -> LabelledImages:
             f"{path}: {len(images)} whole-number labels are needed, one per image; "
             f"labels are {labels.dtype} of {labels.shape}"
         )
-    classes = tuple(str(name) for name in found["classes"]) if "classes" in found else None
-    return LabelledImages(images, labels.astype(np.int64), classes)
+    classes = _names(found["classes"], path) if "classes" in found else None
+    return LabelledImages(images, _counted_from_0(labels, path), classes)
+
+
+def _names(array: NDArray[np.generic], path: Path) -> tuple[str, ...]:
+    names = tuple(str(name) for name in array.ravel())
+    if array.ndim != 1 or not names or len(set(names)) < len(names):
+        raise InvalidInput(
+            f"{path}: classes must be one row of names, each once; found {array.dtype} of shape {array.shape}"
+        )
+    return names
+
+
+def _counted_from_0(labels: NDArray[np.integer], path: Path) -> NDArray[np.int64]:
+    if len(labels) and labels.min() < 0:
+        raise InvalidInput(f"{path}: class indices count from 0, found {labels.min()}")
+    return labels.astype(np.int64)
 
 
 def _cifar(paths: Sequence[Path]) -> LabelledImages:

@@ -138,6 +138,7 @@ class Outcome:
     best_single: Row  # the most accurate network on val
     equal_single: Row | None  # the cheapest network that is as accurate on test as the cascade
     answer: Row  # the cascade itself
+    n: int  # test digits
     reply: dict[str, Any]  # of the server to one image
 
     @property
@@ -185,7 +186,8 @@ def run(folder: Path, say: Say) -> Outcome:
     }
     say("serving it on a free port, and asking it about one image")
     reply = ask(folder / "bundle", folder / "images" / "00.png")
-    return Outcome(folder, cascade, rows[best], rows.get(cheapest or ""), answer, reply)
+    n = len(digits["test"].labels)
+    return Outcome(folder, cascade, rows[best], rows.get(cheapest or ""), answer, n, reply)
 
 
 def save_images(images: NDArray[np.uint8], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Reading and writing files so that nothing is ever half-written and every error names its place."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -57,6 +58,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_after_kill(path)
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         temporary.mkdir()
@@ -69,6 +71,18 @@ def replaced_folder(path: Path) -> Iterator[Path]:
             old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_after_kill(path: Path) -> None:
+    """Remove the folders that a process left which was killed while it replaced `path`, or put it back."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        end = re.fullmatch(r"(\d+)\.(tmp|old)", left.name.removeprefix(f".{path.name}."))
+        if end is None or not left.is_dir() or _runs(int(end[1])):
+            continue
+        if end[2] == "old" and not path.exists():
+            left.rename(path)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -171,7 +185,7 @@ def read_npy(path: Path, *, memory_map: bool = False) -> NDArray[Any]:
         array = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
     except FileNotFoundError:
         raise InvalidInput(f"{path}: no such file") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
         raise InvalidInput(f"{path}: not a whole .npy file: {error}") from None
     if not isinstance(array, np.ndarray):
         raise InvalidInput(f"{path}: holds several arrays; one .npy array is needed")

@@ -116,7 +116,7 @@ class Front:
             for candidate in self.candidates
             if (max_macs is None or self._macs(candidate) <= max_macs)
             and (max_latency_ms is None or candidate.cost * 1e3 <= max_latency_ms)
-            and (min_accuracy is None or candidate.accuracy >= min_accuracy)
+            and (min_accuracy is None or self._accuracy(candidate) >= min_accuracy)
         ]
         if not fitting:
             first, last = self.candidates[0], self.candidates[-1]
@@ -127,6 +127,10 @@ class Front:
         if min_accuracy is not None:
             return min(fitting, key=lambda c: (c.cost, c.error)).cascade
         return min(fitting, key=lambda c: (c.error, c.cost)).cascade
+
+    def _accuracy(self, candidate: Candidate) -> float:
+        """As it was counted: 1 - error may differ in the last bit."""
+        return candidate.cascade.evaluated[self.file.split].accuracy
 
     def _macs(self, candidate: Candidate) -> float:
         return candidate.cascade.evaluated[self.file.split].macs

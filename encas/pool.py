@@ -28,6 +28,7 @@ class DataReference(FileModel):
 
     path: str
     rows: str = ":"  # a slice, start:stop:step
+    sha256: str | None = None  # of some of the images, see `LabelledImages.fingerprint`
 
 
 class Split(FileModel):
@@ -66,6 +67,7 @@ class Member(FileModel):
     name: str = Field(pattern=NAME)
     source: str  # as timm:NAME (docs/command-line.md has them all), or "imported"
     weights: str | None = None
+    sha256: str | None = None  # of the file that its weights came from
     macs: int = Field(ge=0)  # multiply-accumulates for one sample
     params: int | None = Field(default=None, ge=0)
     preprocess: Preprocess | None = None  # None for imported outputs
@@ -214,7 +216,7 @@ class Pool:
         return members
 
     def with_split(self, name: str, labels: NDArray[Any], data: DataReference | None = None) -> "Pool":
-        """Add a split; if there is one of this name, its labels must be the same."""
+        """Add a split; if there is one of this name, its images and labels must be the same."""
         if re.fullmatch(NAME, name) is None:
             raise InvalidInput(f"split '{name}': must be a plain name as val or test, without / and spaces")
         place = f"labels of split '{name}'"
@@ -230,8 +232,13 @@ class Pool:
                         f"{self.path}: split '{name}' has other labels ({known.n} samples, now "
                         f"{len(labels)}); use the same data in the same order, or another split name"
                     )
-                if data is None or known.data is not None:
+                if data is None or known.data == data:
                     return now
+                if known.data is not None and known.data.sha256 not in (None, data.sha256):
+                    raise InvalidInput(
+                        f"{self.path}: split '{name}' was recorded on other images, those of "
+                        f"{known.data.path} (rows {known.data.rows}); use the same, or another split name"
+                    )
                 known = known.model_copy(update={"data": data})
                 return now._write({"splits": {**now.file.splits, name: known}})
             file = f"{name}/labels.npy"
@@ -243,7 +250,8 @@ class Pool:
         """Add what a member answered on a split, and the member if it is new.
 
         Args:
-            member: Its `outputs` and `latency` are ignored: those of the pool stay.
+            member: Its `outputs` and `latency` are ignored: those of the pool stay, unless its weights are
+                others now.
             split: Must be there already.
             probs: (n, c); stored as float16.
             engine: What computed them, as "torch 2.14".
@@ -263,9 +271,10 @@ class Pool:
                     "give the new one another name"
                 )
             digest = write_npy(self.path / file, np.ascontiguousarray(probs, np.float16))
-            outputs = dict(known.outputs if known else {})
+            is_same = known is not None and known.sha256 == member.sha256
+            outputs = dict(known.outputs if known and is_same else {})
             outputs[split] = Outputs(probs=file, sha256=digest, engine=engine)
-            latency = known.latency if known else ()
+            latency = known.latency if known and is_same else ()
             return now._with_member(member.model_copy(update={"outputs": outputs, "latency": latency}))
 
     def with_latency(self, measured: Mapping[str, Iterable[Latency]]) -> "Pool":

@@ -8,6 +8,7 @@ from encas.files import FileModel
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 CropMode = Literal["center", "squash", "border"]
+_MOST = 8192  # pixels on a side that an image is resized to
 
 
 class Preprocess(FileModel):
@@ -36,8 +37,8 @@ class Preprocess(FileModel):
 
     @model_validator(mode="after")
     def _fits(self) -> "Preprocess":
-        if min(self.size) < 1:
-            raise ValueError(f"size must be positive, got {self.size}")
+        if min(self.size) < 1 or max(self.size) / self.crop_pct > _MOST:
+            raise ValueError(f"size must be positive and, divided by crop_pct, at most {_MOST}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"mean and std need one number for each of {self.channels} channels")
         if min(self.std) <= 0:

@@ -8,7 +8,7 @@ import numpy as np
 from encas.errors import InvalidInput
 from encas.export.source import portable
 from encas.files import replaced_folder
-from encas.pool import DataReference, Member, Pool
+from encas.pool import Member, Pool
 
 
 def merge(out: Path | str, pools: Sequence[Path | str]) -> Pool:
@@ -43,7 +43,7 @@ def _copy(pool: Pool, merged: Pool, out: Path) -> Pool:
     for name, split in pool.file.splits.items():
         data = split.data
         if data is not None:
-            data = DataReference(path=_moved(data.path, pool, out), rows=data.rows)
+            data = data.model_copy(update={"path": _moved(data.path, pool, out)})
         merged = merged.with_split(name, pool.labels(name), data)
     for member in pool.file.members:
         for name, outputs in member.outputs.items():
@@ -75,11 +75,19 @@ def _check_splits(pools: Sequence[Pool]) -> None:
             raise InvalidInput(problems[0])
         for other in pools[:j]:
             for name in pool.file.splits.keys() & other.file.splits.keys():
-                if not np.array_equal(pool.labels(name), other.labels(name)):
+                what = "labels" if not np.array_equal(pool.labels(name), other.labels(name)) else None
+                if len({_fingerprint(pool, name), _fingerprint(other, name)} - {None}) == 2:
+                    what = "images"
+                if what is not None:
                     raise InvalidInput(
-                        f"{pool.path}: split '{name}' has other labels than in {other.path}; "
+                        f"{pool.path}: split '{name}' has other {what} than in {other.path}; "
                         "merged pools must have answered for the same samples"
                     )
+
+
+def _fingerprint(pool: Pool, split: str) -> str | None:
+    data = pool.split(split).data
+    return None if data is None else data.sha256
 
 
 def _check_members(pools: Sequence[Pool]) -> None:

@@ -143,7 +143,7 @@ def _called(text: str, source: str) -> Any:
         ) from None
     except InvalidInput:
         raise
-    except Exception as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # the user's own code
         raise InvalidInput(f"{source}: raised {type(error).__name__}: {_reason(error)}") from error
     finally:
         sys.path.remove(here)
@@ -164,5 +164,5 @@ def _from_preset(preset: Any) -> Preprocess:
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

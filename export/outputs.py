@@ -72,8 +72,8 @@ def read_costs(path: Path) -> tuple[MemberCost, ...]:
         InvalidInput: No such file, a column is missing, a number is none, or a member stands there twice.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            table = list(csv.DictReader(file))
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = list(csv.DictReader(file, skipinitialspace=True))
     except FileNotFoundError:
         raise InvalidInput(f"{path}: no such file") from None
     except (UnicodeDecodeError, csv.Error) as error:

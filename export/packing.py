@@ -1,6 +1,7 @@
 """Exporting: a cascade and the networks of its members into a bundle that is known to answer the same."""
 
 import platform
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,7 +20,7 @@ from encas.export.inputs import RealInputs, find_inputs
 from encas.export.parity import check_decisions, check_member, compare_decisions
 from encas.export.source import MemberSpec, as_name, open_network, spec_of
 from encas.files import read_model, replaced_folder, sha256_of, write_model
-from encas.pool import Pool
+from encas.pool import NAME, Pool
 from encas.runtime import CascadeExecutor, open_session
 
 Advance = Callable[[int, str], None]  # steps done since the last call, and the one at work
@@ -78,6 +79,8 @@ def export(
         raise InvalidInput(
             f"name '{name}': letters, digits and . _ - + # @ = are fine, as in '{as_name(name)}'"
         )
+    if re.fullmatch(NAME, version) is None:
+        raise InvalidInput(f"version '{version}': letters, digits and . _ - + are fine, as in 1.2")
     _check_may_go(out)
     names = list(dict.fromkeys(cascade.member_names))
     specs = [spec_of(pool.member(member), pool.path, allow_code=allow_code) for member in names]

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from encas.data import Image, LabelledImages, open_images
 from encas.errors import InvalidInput
-from encas.export.source import MemberSpec, Network, absolute, as_stored, first_twice, open_network, portable
+from encas.export.source import (
+    MemberSpec,
+    Network,
+    absolute,
+    as_stored,
+    first_twice,
+    open_network,
+    portable,
+    weights_sha256,
+)
 from encas.files import remove_leftovers
 from encas.pool import DataReference, Member, Pool
 from encas.preprocess import Preprocess
@@ -22,7 +31,7 @@ Tensor = NDArray[np.float32]
 Advance = Callable[[int, str], None]  # answers given since the last call, and by whom
 Group = list[tuple[MemberSpec, Network]]
 
-MOST_TOGETHER = 8  # networks in memory at a time
+MOST_TOGETHER = 8  # networks that answer for the same tensors
 _BATCHES_AHEAD = 2
 
 
@@ -37,12 +46,14 @@ def record(
     preprocess: Preprocess | None = None,
     batch: int = 64,
     device: str = "cpu",
+    again: bool = False,
     advance: Advance = lambda _n, _by: None,
 ) -> Pool:
     """Record networks on labelled images; members that are recorded already are skipped.
 
-    Neighbours in the list that prepare images in the same way share the work of it. Held in memory are at
-    most eight networks, their answers, and a few batches.
+    Neighbours in the list that prepare images in the same way, up to eight, share the work of it, and are
+    written when all of them are done. Held in memory are they, their answers, a few batches, and one network
+    more.
 
     Args:
         pool: Folder; it is made if it does not exist.
@@ -54,6 +65,8 @@ def record(
         preprocess: For members of which neither the list nor the source tells it.
         batch: Samples at a time. Another batch size may change the last bits of an answer.
         device: "cpu" or "cuda".
+        again: Record members again that are recorded already. Where the file of their weights is another now,
+            what they answered on other splits goes, and so do their latencies.
         advance: Told about progress: a member answers every image of the data once.
 
     Raises:
@@ -70,10 +83,10 @@ def record(
     if classes is None and known is not None and not isinstance(known.file.classes, int):
         classes = known.file.classes
     images = open_images(data).rows(rows).in_classes(classes)
-    reference = DataReference(path=portable(data, pool), rows=rows)
+    reference = DataReference(path=portable(data, pool), rows=rows, sha256=images.fingerprint())
     todo = []
     for spec in specs:
-        if known is not None and _is_recorded(known, spec, split):
+        if known is not None and _is_recorded(known, spec, split, again=again):
             known = known.with_split(split, images.labels, reference)
             advance(len(images), spec.member_name)
         else:
@@ -108,7 +121,7 @@ def _prepared(preprocess: Preprocess, image: Image) -> Tensor:
     return prepare(decode(image), preprocess)
 
 
-def _is_recorded(pool: Pool, spec: MemberSpec, split: str) -> bool:
+def _is_recorded(pool: Pool, spec: MemberSpec, split: str, *, again: bool) -> bool:
     """Whether the pool has a member's answers, and it is the same member.
 
     Raises:
@@ -124,6 +137,13 @@ def _is_recorded(pool: Pool, spec: MemberSpec, split: str) -> bool:
             f"{pool.path}: has a member '{known.name}' already, from {of}"
             + ("" if same_way else " with another preprocessing")
             + "; give the new one another name"
+        )
+    if again:
+        return False
+    if known.sha256 not in (None, weights_sha256(spec)):
+        raise InvalidInput(
+            f"{spec.weights or spec.rest}: has changed since member '{known.name}' of {pool.path} was "
+            "recorded; add --again to replace it, or give the new one another name"
         )
     return pool.is_recorded(known.name, split)
 
@@ -186,6 +206,7 @@ def _member(spec: MemberSpec, network: Network, pool: Path) -> Member:
         name=spec.member_name,
         source=stored.source,
         weights=stored.weights,
+        sha256=weights_sha256(spec),
         macs=network.macs,
         params=network.params,
         preprocess=network.preprocess,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from encas.errors import InvalidInput, require
-from encas.files import FileModel, parse_model
+from encas.files import FileModel, parse_model, sha256_of
 from encas.pool import NAME, Member
 from encas.preprocess import Preprocess
 
@@ -161,12 +161,19 @@ def as_stored(spec: MemberSpec, pool: Path) -> MemberSpec:
     return spec.model_copy(update={"source": source, "weights": weights})
 
 
+def weights_sha256(spec: MemberSpec) -> str | None:
+    """Digest of the file that holds a network's weights, None if the source brings them by itself."""
+    if spec.kind == "onnx":
+        return sha256_of(Path(spec.rest))
+    return None if spec.weights is None else sha256_of(Path(spec.weights))
+
+
 def spec_of(member: Member, pool: Path, *, allow_code: bool) -> MemberSpec:
     """Say how to open the network of a recorded member again.
 
     Raises:
-        InvalidInput: Only its outputs were imported, a file is gone, or it is a Python function and running
-            what a file names was not allowed.
+        InvalidInput: Only its outputs were imported, a file is gone or has changed, or it is a Python
+            function and running what a file names was not allowed.
     """
     if member.source == "imported":
         raise InvalidInput(
@@ -181,7 +188,13 @@ def spec_of(member: Member, pool: Path, *, allow_code: bool) -> MemberSpec:
             f"{pool}: member '{member.name}' would run the Python function {spec.rest}; add --allow-code if "
             "you trust the pool"
         )
-    return absolute(spec, pool)
+    spec = absolute(spec, pool)
+    if member.sha256 not in (None, weights_sha256(spec)):
+        raise InvalidInput(
+            f"{spec.weights or spec.rest}: has changed since member '{member.name}' was recorded; record it "
+            f"again on every split: encas pool record {pool} --again"
+        )
+    return spec
 
 
 def open_network(spec: MemberSpec, device: str = "cpu", default: Preprocess | None = None) -> Network:
@@ -253,5 +266,5 @@ def _read_yaml(path: Path) -> object:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidInput(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:  # dates, nesting
         raise InvalidInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None

@@ -124,11 +124,6 @@ def open_module(module: nn.Module, preprocess: Preprocess, device: str, source: 
     )
 
 
-def count_macs(module: nn.Module, sample: Tensor) -> int:
-    """Multiply-accumulates of convolutions, linear layers and attention for a (1, ...) sample."""
-    return _run_counted(module, sample, type(module).__name__)[0]
-
-
 def _fast_layout(module: nn.Module, sample: Tensor) -> torch.memory_format:
     """Choose channels last, which halves the time of many networks, unless the module cannot work with it."""
     module.to(memory_format=torch.channels_last)

@@ -15,7 +15,9 @@ def member(name: str, *latency: Latency) -> Member:
     return Member(name=name, source="imported", macs=1000 * len(name), latency=latency)
 
 
-@pytest.mark.parametrize("text", ["macs", "latency", "latency:cpu", "latency:cuda:8"])
+@pytest.mark.parametrize(
+    "text", ["macs", "latency", "latency:cpu", "latency:cuda:8", "latency::1:desk", "latency:cpu::a: b"]
+)
 def test_an_objective_is_written_as_it_is_read(text: str) -> None:
     assert str(Objective.parse(text)) == text
 
@@ -25,11 +27,11 @@ def test_papers_call_macs_flops() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "watt", "macs:cpu", "latency:cpu:0", "latency:cpu:x", "latency:cpu:1:2"]
+    "text", ["", "watt", "macs:cpu", "latency:cpu:0", "latency:cpu:x", "latencies:cpu:1"]
 )
 def test_another_objective_says_what_there_is(text: str) -> None:
     with pytest.raises(
-        InvalidInput, match="must be macs, latency, latency:PROVIDER or latency:PROVIDER:BATCH"
+        InvalidInput, match="must be macs, latency, latency:PROVIDER, latency:PROVIDER:BATCH or"
     ):
         Objective.parse(text)
 
@@ -69,13 +71,22 @@ def test_a_member_that_was_not_measured_is_named() -> None:
 
 def test_measurements_of_two_machines_are_not_mixed() -> None:
     members = [member("a", timing(1.0)), member("b", timing(1.0, machine="server"))]
-    with pytest.raises(InvalidInput, match="must come from one machine"):
+    with pytest.raises(InvalidInput, match="no machine, provider and batch size was measured for all"):
         member_costs(members, Objective.parse("latency"))
+
+
+def test_a_machine_is_named_where_there_are_several() -> None:
+    times = (timing(1.0), timing(2.0, machine="desk 2"), timing(0.5, machine="server", provider="cuda"))
+    members = [member("a", *times), member("b", *times)]
+    with pytest.raises(InvalidInput, match=r"must come from one machine.* as in 'latency:cpu:1:desk'"):
+        member_costs(members, Objective.parse("latency"))
+    for text, seconds in {"cpu:1:desk": 1, "cpu:1:desk 2": 2, "cuda": 0.5, "::serv": 0.5}.items():
+        assert member_costs(members, Objective.parse(f"latency:{text}")).tolist() == [seconds, seconds]
 
 
 def test_two_providers_must_be_told_apart() -> None:
     both = (timing(1.0), timing(0.5, provider="cuda"))
     members = [member("a", *both), member("b", *both)]
-    with pytest.raises(InvalidInput, match="name one, as in latency:cpu:1"):
+    with pytest.raises(InvalidInput, match="name one, as in 'latency:c"):
         member_costs(members, Objective.parse("latency"))
     assert member_costs(members, Objective.parse("latency:cuda")).tolist() == [0.5, 0.5]

@@ -39,6 +39,12 @@ def test_a_csv_names_files_beside_it(tmp_path: Path) -> None:
     assert (list(data.images), data.labels.tolist()) == ([tmp_path / "a.jpg"], [7])
 
 
+def test_a_csv_as_spreadsheets_write_it_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "x.csv").write_text("file, class_index\na.jpg, 3\n", encoding="utf-8-sig")
+    assert open_images(tmp_path / "x.csv").labels.tolist() == [3]
+
+
 def test_an_npz_gives_images_labels_and_names(tmp_path: Path) -> None:
     path = npz(
         tmp_path / "x.npz", images=PIXELS, labels=np.array([1, 0], np.int16), classes=np.array(["a", "b"])
@@ -105,6 +111,12 @@ def test_data_without_names_takes_those_that_are_given() -> None:
         ({"images": PIXELS, "labels": np.array([0])}, "2 whole-number labels are needed"),
         ({"images": PIXELS, "labels": np.array([0.5, 1])}, "2 whole-number labels are needed"),
         ({"images": PIXELS / 255, "labels": np.array([0, 1])}, "images must be uint8"),
+        ({"images": PIXELS, "labels": np.array([0, -1])}, "count from 0, found -1"),
+        (
+            {"images": PIXELS, "labels": np.array([0, 1]), "classes": np.array("cat")},
+            "must be one row of names",
+        ),
+        ({"images": PIXELS, "labels": np.array([0, 1]), "classes": np.array(["a", "a"])}, "names, each once"),
         ({"images": np.array([{}, {}]), "labels": np.array([0, 1])}, "not a whole .npz of plain arrays"),
     ],
 )
@@ -144,6 +156,8 @@ def test_damaged_files_say_so(tmp_path: Path) -> None:
         ("file,class_index\nb.jpg,1\n", "lists .*b.jpg, which is not there"),
         ("file,class_index\na.jpg,cat\n", "whole number in every row"),
         ("file,class_index\na.jpg\n", "whole number in every row"),
+        ("file,class_index\na.jpg,99999999999999999999\n", "whole number in every row"),
+        ("file,class_index\na.jpg,-1\n", "count from 0, found -1"),
     ],
 )
 def test_a_list_that_is_not_right_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

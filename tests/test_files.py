@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,17 @@ import pytest
 from pydantic import Field
 
 from encas.errors import InvalidInput, MissingPackage, require
-from encas.files import FileModel, locked, read_model, read_npy, replaced, sha256_of, write_model, write_npy
+from encas.files import (
+    FileModel,
+    locked,
+    read_model,
+    read_npy,
+    replaced,
+    replaced_folder,
+    sha256_of,
+    write_model,
+    write_npy,
+)
 
 
 class Thing(FileModel):
@@ -73,6 +84,33 @@ def test_a_truncated_array_is_refused(tmp_path: Path, memory_map: bool) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InvalidInput, match=r"array\.npy: not a whole \.npy file"):
         read_npy(path, memory_map=memory_map)
+
+
+def test_an_array_that_claims_more_than_any_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "array.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<i8", "fortran_order": False, "shape": (10**14,)}
+        )
+    for memory_map in (False, True):
+        with pytest.raises(InvalidInput, match=r"array\.npy: not a whole \.npy file"):
+            read_npy(path, memory_map=memory_map)
+
+
+def test_a_folder_whose_writer_was_killed_is_cleared_or_put_back(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    for end in ("tmp", "old"):
+        (tmp_path / f".bundle.{dead.pid}.{end}").mkdir()
+    (tmp_path / f".bundle.{dead.pid}.old" / "file").write_text("old")  # killed between the two renames
+    (tmp_path / f".bundle.{os.getpid()}.old").mkdir()  # of a process that runs
+    (tmp_path / ".bundle.mine.tmp").mkdir()
+    with pytest.raises(RuntimeError), replaced_folder(tmp_path / "bundle"):
+        assert (tmp_path / "bundle" / "file").read_text() == "old"
+        (tmp_path / f".bundle.{os.getpid()}.old").rmdir()
+        raise RuntimeError
+    assert (tmp_path / "bundle" / "file").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".bundle.mine.tmp", "bundle"]
 
 
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:

@@ -14,6 +14,12 @@ from encas.errors import EncasError
 class _Group(TyperGroup):
     """Every error that a user can mend becomes one line on stderr and exit code 1."""
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """List them in the order in which they are used."""
+        order = ("demo", "pool", "search", "pick", "evaluate", "plot", "export", "run", "measure", "serve")
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -26,7 +32,7 @@ class _Group(TyperGroup):
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; what was finished before stays, and the same command goes on from there"
+        return "stopped; nothing half-written is left"
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
     return str(error)
@@ -43,12 +49,23 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from encas import __version__
+
+        print(f"encas {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
 @app.callback()
-def _root(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+def _root(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", callback=_print_version, is_eager=True
+    ),
+) -> None:
     """Find, export and serve cascades of image classifiers that stop as soon as they are sure."""
 
 
 for _module in (demo, pool, nat, search, export, run, serve, setup):
     _module.register(app)
-
-main = app

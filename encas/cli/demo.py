@@ -91,8 +91,9 @@ def _verdict(outcome: "Outcome") -> str:
         )
     if answer.macs >= best.macs:
         return "It does NOT cost fewer MACs than the best single network: no cascade found on val does."
+    fewer = round(outcome.n * (best.accuracy - answer.accuracy))
     return (
-        f"On test it does NOT keep the accuracy of the best single network ({100 * answer.accuracy:.1f} % "
-        f"against {100 * best.accuracy:.1f} %), at {best.macs / answer.macs:.1f} times fewer MACs: on val it "
-        "was as accurate."
+        f"It costs {best.macs / answer.macs:.1f} times fewer MACs than the best single network, but does NOT "
+        f"keep its accuracy on test:\n{fewer} of {outcome.n} answers fewer are right. On val, where it was "
+        "searched and picked, it was as accurate; with so\nfew digits chance moves both by some answers."
     )

@@ -82,7 +82,7 @@ def export(
 
 
 def _print_bundle(bundle: "Bundle", out: Path) -> None:
-    from encas.cli.output import print_line, print_table
+    from encas.cli.output import print_line, print_next, print_table
 
     rows = [
         (
@@ -102,4 +102,4 @@ def _print_bundle(bundle: "Bundle", out: Path) -> None:
         print_line(f"decides {agree} of {parity.n} images of '{parity.split}' as recorded{near}")
     size_bytes = sum((bundle.path / file).stat().st_size for file in bundle.file.files)
     print_line(f"{out}: {len(bundle.file.files) + 1} files, {size_bytes / 1e6:.1f} MB")
-    print_line(f"next: encas run {out} IMAGES...")
+    print_next("encas run", out, "IMAGES")

@@ -1,13 +1,17 @@
 """What commands print: tables that fit 80 columns, JSON for machines, progress on long work."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from encas.pool import Pool
 
 
 def print_json(value: Any) -> None:
@@ -28,15 +32,60 @@ def print_note(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns: the first to the left, the others to the right; wide names are cut to fit."""
+def print_next(*words: object) -> None:
+    """Print the command to type next: the first words as they are, the others quoted where they need it."""
+    first, *others = words
+    print(f"next: {first}", *(shlex.quote(str(word)) for word in others))  # noqa: T201
+
+
+def print_measured(pool: "Pool", machine: str, provider: str, batch: int) -> None:
+    """Print what to do with a pool after some of its members were timed."""
+    from encas.cost import Objective, member_costs
+    from encas.errors import InvalidInput
+
+    for objective in (Objective("latency", provider, batch), Objective("latency", provider, batch, machine)):
+        try:
+            member_costs(pool.file.members, objective)
+        except InvalidInput:
+            continue
+        print_next("encas search --pool", pool.path, "--objective", objective)
+        return
+    if any(member.source == "imported" for member in pool.file.members):
+        print_next("encas pool list", pool.path)
+    else:
+        print_next(
+            "encas pool measure", pool.path, "--provider", provider, "--batch", batch, *allow_code(pool)
+        )
+
+
+def allow_code(pool: "Pool", names: Sequence[str] = ()) -> list[str]:
+    """Say what must be added to commands that open these members' networks, all of them by default."""
+    runs_code = any(pool.member(name).source.startswith("torch:") for name in names or pool.names)
+    return ["--allow-code"] if runs_code else []
+
+
+def shortened(text: str, most: int, *, keep_end: bool = False) -> str:
+    """Cut a text that is longer than `most`."""
+    if len(text) <= most:
+        return text
+    return "…" + text[len(text) - most + 1 :] if keep_end else text[: most - 1] + "…"
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, files: bool = False) -> None:
+    """Print aligned columns: the first to the left, the others to the right; wide names are cut to fit.
+
+    Args:
+        header: Above the columns.
+        rows: As many cells each.
+        files: The first column names files, of which the end says most.
+    """
     if not rows:
         return
     widths = [max(len(row[j]) for row in [header, *rows]) for j in range(len(header))]
     rest = sum(widths[1:]) + 2 * (len(widths) - 1)
     widths[0] = min(widths[0], max(12, 80 - rest))
     for row in [header, ["-" * width for width in widths], *rows]:
-        first = row[0] if len(row[0]) <= widths[0] else row[0][: widths[0] - 1] + "…"
+        first = shortened(row[0], widths[0], keep_end=files)
         others = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         print("  ".join([first.ljust(widths[0]), *others]).rstrip())  # noqa: T201
 

@@ -84,12 +84,15 @@ def record(
     classes: Classes = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 64,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    again: Annotated[
+        bool, typer.Option("--again", help="Also members that are recorded, as after a change of weights.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Record what networks answer for labelled images.
 
-    Members that are recorded already are skipped: killed at any moment, the same command goes on from there
-    and ends with the same bytes.
+    Members that are recorded already are skipped: killed at any moment, the same command goes on with those
+    that were not finished (up to eight are at work together) and ends with the same bytes.
 
     Example: `encas pool record pool --member timm:resnet18 --member timm:resnet50 --data imagenet/val`
     """
@@ -116,6 +119,7 @@ def record(
             preprocess=None if preprocess is None else read_preprocess(preprocess),
             batch=batch,
             device=device,
+            again=again,
             advance=advance,
         )
     if as_json:
@@ -162,11 +166,11 @@ def import_(
 
 
 def list_(pool: PoolPath, as_json: Json = False) -> None:
-    """List the members of a pool: cost, accuracy on each split, time on the machine measured last.
+    """List the members of a pool: cost, accuracy on each split, time where most of them were measured.
 
     Example: `encas pool list pool`
     """
-    from encas.cli.output import print_json, print_line
+    from encas.cli.output import print_json, print_line, print_next
     from encas.pool import Pool
 
     opened = Pool.open(pool)
@@ -176,7 +180,7 @@ def list_(pool: PoolPath, as_json: Json = False) -> None:
     _print_members(opened, opened.file.members)
     sizes = ", ".join(f"{name} ({split.n})" for name, split in opened.file.splits.items())
     print_line(f"{len(opened.names)} members, {opened.n_classes} classes, splits: {sizes}")
-    print_line(f"next: encas pool check {pool}")
+    print_next("encas pool check", pool)
 
 
 def check(pool: PoolPath, as_json: Json = False) -> None:
@@ -184,7 +188,7 @@ def check(pool: PoolPath, as_json: Json = False) -> None:
 
     Example: `encas pool check pool`
     """
-    from encas.cli.output import print_json, print_line
+    from encas.cli.output import print_json, print_line, print_next
     from encas.errors import InvalidInput
     from encas.pool import Pool
 
@@ -199,7 +203,7 @@ def check(pool: PoolPath, as_json: Json = False) -> None:
         raise InvalidInput(f"{pool}: {len(problems)} problems found; record or import these members again")
     if not as_json:
         print_line(f"{pool}: {len(opened.names)} members, nothing wrong")
-        print_line(f"next: encas search --pool {pool}")
+        print_next("encas search --pool", pool)
 
 
 def merge(
@@ -211,7 +215,7 @@ def merge(
 
     Example: `encas pool merge all pool-a pool-b`
     """
-    from encas.cli.output import print_json, print_line
+    from encas.cli.output import print_json, print_line, print_next
     from encas.export import merge
 
     made = merge(out, pools)
@@ -220,7 +224,7 @@ def merge(
         return
     _print_members(made, made.file.members)
     print_line(f"{out}: {len(made.names)} members from {len(pools)} pools")
-    print_line(f"next: encas search --pool {out}")
+    print_next("encas search --pool", out)
 
 
 def measure(
@@ -243,7 +247,7 @@ def measure(
 
     Example: `encas pool measure pool --provider cpu --batch 1 8 32`
     """
-    from encas.cli.output import print_json, print_line, print_table, progress
+    from encas.cli.output import print_json, print_line, print_measured, print_table, progress
     from encas.export import measure_pool
     from encas.pool import Pool
     from encas.runtime.measure import DEFAULT_BATCHES
@@ -251,7 +255,7 @@ def measure(
     opened = Pool.open(pool)
     names, batches = member or list(opened.names), sorted(set(batch or DEFAULT_BATCHES))
     with progress("measuring", len(set(names)) * (1 + len(batches)), quiet=as_json) as advance:
-        _, found = measure_pool(
+        made, found = measure_pool(
             opened, names, batches, provider=provider, allow_code=allow_code, advance=advance
         )
     if as_json:
@@ -264,7 +268,7 @@ def measure(
         for t in timings
     ]
     print_table(("time of a batch", "batch", "median ms", "p95 ms"), rows)
-    print_line(f"next: encas search --pool {pool} --objective latency:{found.provider}:{batches[0]}")
+    print_measured(made, found.machine.name, found.provider, batches[0])
 
 
 def _specs(
@@ -347,6 +351,6 @@ def _setting(entry: "Latency") -> tuple[str, str, str, int]:
 
 
 def _print_next(pool: "Pool", split: str) -> None:
-    from encas.cli.output import print_line
+    from encas.cli.output import print_next
 
-    print_line(f"next: encas search --pool {pool.path}" + (f" --split {split}" if split != "val" else ""))
+    print_next("encas search --pool", pool.path, *(("--split", split) if split != "val" else ()))

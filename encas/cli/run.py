@@ -83,7 +83,8 @@ def measure(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[IMAGES...]", help="Images and folders; by default the samples inside the bundle."
+            metavar="[IMAGES...]",
+            help="Images and folders. By default the few samples inside the bundle, for a quick look.",
         ),
     ] = None,
     data: Annotated[
@@ -107,7 +108,7 @@ def measure(
     Example: `encas measure bundle --data test-images/ --batch 1 8 32 --pool pool`
     """
     from encas.bundle import Bundle
-    from encas.cli.output import print_json, progress
+    from encas.cli.output import print_json, print_note, progress
     from encas.errors import InvalidInput
     from encas.pool import Pool
     from encas.runtime import CascadeExecutor
@@ -116,21 +117,27 @@ def measure(
     _hush_pillow()
     if images and data:
         raise InvalidInput("name images, or --data, not both")
+    if rows != ":" and not data:
+        raise InvalidInput("--rows says which of --data; name --data too")
     opened = Bundle.open(bundle)
     if pool is not None:
         _check_names(Pool.open(pool), opened)
     batches = batch or list(DEFAULT_BATCHES)
+    if not images and not data:
+        print_note(
+            "measuring on the bundle's own samples: they cover every exit, so exits, MACs and times are not "
+            "those of your images; name IMAGES or --data"
+        )
     samples, labels = _labelled(data, rows, opened) if data else (_samples(images or [], opened), None)
     with CascadeExecutor(opened, provider) as executor:
         steps = measuring_steps(executor, len(samples), batches)
         with progress("measuring", steps, quiet=as_json) as advance:
             found = measure_bundle(executor, samples, batches, labels=labels, advance=advance)
-    if pool is not None:
-        Pool.open(pool).with_latency(_latencies(found))
+    written = None if pool is None else Pool.open(pool).with_latency(_latencies(found))
     if as_json:
         print_json(found)
     else:
-        _print_measurement(opened, found, pool)
+        _print_measurement(opened, found, written)
 
 
 def _hush_pillow() -> None:
@@ -141,26 +148,26 @@ def _hush_pillow() -> None:
 
 
 def _print_answers(bundle: "Bundle", rows: "list[Row]", summary: "Summary", out: Path | None) -> None:
-    from encas.cli.output import print_line, print_table
+    from encas.cli.output import print_line, print_next, print_table, shortened
     from encas.runtime.answers import Answered
 
     cells = [
-        (row.file, row.label, f"{row.confidence:.3f}", str(row.exit_stage))
+        (row.file, shortened(row.label, 30), f"{row.confidence:.3f}", str(row.exit_stage))
         if isinstance(row, Answered)
         else (row.file, "cannot be read", "", "")
         for row in rows
     ]
-    print_table(("file", "label", "confidence", "exit stage"), cells)
+    print_table(("file", "label", "confidence", "exit stage"), cells, files=True)
     if out is not None:
         print_line(f"{out}: {summary.n + summary.failed} rows")
     if summary.macs is not None:
         print_line(f"{summary.n} images answered")
         _print_cost(bundle, summary.macs, summary.exit_fractions)
-    print_line(f"next: encas measure {bundle.path}")
+    print_next("encas measure", bundle.path)
 
 
-def _print_measurement(bundle: "Bundle", found: "CascadeMeasurement", pool: Path | None) -> None:
-    from encas.cli.output import print_line, print_table
+def _print_measurement(bundle: "Bundle", found: "CascadeMeasurement", pool: "Pool | None") -> None:
+    from encas.cli.output import print_line, print_measured, print_next, print_table
 
     first = found.members[0]
     machine = first.machine
@@ -182,10 +189,10 @@ def _print_measurement(bundle: "Bundle", found: "CascadeMeasurement", pool: Path
     )
     print_line("")
     if pool is None:
-        print_line(f"next: encas serve {bundle.path}")
+        print_next("encas serve", bundle.path)
     else:
-        print_line(f"{pool}: latencies of {len(set(bundle.cascade.member_names))} members written")
-        print_line(f"next: encas search --pool {pool} --objective latency:{first.provider}")
+        print_line(f"{pool.path}: latencies of {len(set(bundle.cascade.member_names))} members written")
+        print_measured(pool, machine.name, first.provider, min(timing.batch for timing in found.batches))
 
 
 def _print_cost(bundle: "Bundle", macs: float, exit_fractions: tuple[float, ...]) -> None:

@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     from encas.cascade import Cascade, Evaluated
     from encas.front import Candidate, Front
+    from encas.pool import Pool
 
 _SHOWN = 8  # rows of a front that fit a glance
 
@@ -44,7 +45,8 @@ def search(
     out: Annotated[Path, typer.Option("--out", metavar="FRONT", help="Folder to write to.")] = Path("front"),
     algorithm: Annotated[str, typer.Option(help="mo-gomea or random.")] = "mo-gomea",
     objective: Annotated[
-        str, typer.Option(help="The cost: macs, or latency[:PROVIDER[:BATCH]] as recorded in the pool.")
+        str,
+        typer.Option(help="The cost: macs, or latency[:PROVIDER[:BATCH[:MACHINE]]] as recorded in the pool."),
     ] = "macs",
     split: Annotated[str, typer.Option(help="The labelled samples to search on.")] = "val",
     max_stages: Annotated[int, typer.Option(help="Length of the longest cascade.")] = 5,
@@ -66,7 +68,7 @@ def search(
     Example: encas search --pool pool --out front --evaluations 100000 --seed 1
     """
     from encas import Pool
-    from encas.cli.output import print_json, print_line, print_note, progress
+    from encas.cli.output import print_json, print_line, print_next, print_note, progress
     from encas.search import search as search_pool
 
     opened = Pool.open(pool)
@@ -95,8 +97,8 @@ def search(
         f"{len(front.candidates)} cascades from {counts['genotypes']} evaluations ({counts['phenotypes']} "
         f"different cascades) in {front.file.seconds:.1f} s; see {out / 'front.html'}"
     )
-    wish = f"--min-accuracy {_middle(front).accuracy - 5e-5:.4f}"
-    print_line(f"next: encas pick {out} {wish} -o cascade.json")
+    wish = f"{_middle(front).accuracy - 5e-5:.4f}"
+    print_next("encas pick", out, "--min-accuracy", wish, "-o", "cascade.json")
 
 
 def pick(
@@ -119,7 +121,7 @@ def pick(
 
     Example: encas pick front --max-macs 300M -o cascade.json
     """
-    from encas.cli.output import print_json, print_line
+    from encas.cli.output import print_json, print_line, print_next
     from encas.front import Front
 
     if max_macs is None and max_latency_ms is None and min_accuracy is None:
@@ -132,7 +134,11 @@ def pick(
         return
     _print_cascades([("picked", str(cascade), cascade.evaluated[opened.file.split])])
     print_line(f"wrote {out}; its figures are those of split '{opened.file.split}', which was searched on")
-    print_line(f"next: encas evaluate {out} --split test; encas export {out}")
+    pool = _pool_of(cascade)
+    if pool is not None and all("test" in pool.member(name).outputs for name in cascade.member_names):
+        print_next("encas evaluate", out, "--split", "test")
+    else:
+        _print_next_export(cascade, pool, out)
 
 
 def evaluate(
@@ -189,7 +195,7 @@ def evaluate(
         print_line(f"  {fraction:7.2%} of the {found.n} samples leave after {stage.member}")
     if out is not None:
         print_line(f"wrote {out}")
-    print_line(f"next: encas export {out or cascade}")
+    _print_next_export(read, opened, out or cascade)
 
 
 def plot(
@@ -211,6 +217,23 @@ def plot(
         raise typer.BadParameter(f"'{out}': the picture's name must end in .png or .html")
     writers[out.suffix]([Front.open(front) for front in fronts], out)
     print_line(f"wrote {out}")
+
+
+def _pool_of(cascade: "Cascade") -> "Pool | None":
+    """Open the pool that a cascade names, if it is still there."""
+    from encas import Pool
+    from encas.errors import InvalidInput
+
+    try:
+        return None if cascade.pool is None else Pool.open(cascade.pool.path)
+    except InvalidInput:
+        return None
+
+
+def _print_next_export(cascade: "Cascade", pool: "Pool | None", file: Path) -> None:
+    from encas.cli.output import allow_code, print_next
+
+    print_next("encas export", file, *([] if pool is None else allow_code(pool, cascade.member_names)))
 
 
 def _print_front(front: "Front") -> None:

@@ -48,7 +48,7 @@ def test_it_works_where_nothing_but_the_base_can_be_imported() -> None:
     hidden = ("onnxruntime", "PIL", "torch", "psutil", "onnx", "timm", "numba", "scipy", "fastapi")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({hidden})); sys.argv[0] = 'encas'; "
-        "from encas.cli import main; main()"
+        "from encas.cli import app; app()"
     )
     done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

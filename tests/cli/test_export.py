@@ -39,7 +39,7 @@ def test_a_bundle_is_written_and_shown(cascade_path: Path, tmp_path: Path) -> No
         "hidden512",
     ]
     assert lines[5] == "decides 512 of 512 images of 'val' as recorded"
-    assert lines[-1] == f"next: encas run {tmp_path}/bundle IMAGES..."
+    assert lines[-1] == f"next: encas run {tmp_path}/bundle IMAGES"
     bundle = Bundle.open(tmp_path / "bundle")
     assert (bundle.name, bundle.file.version) == ("digits", "1")
     assert encas("run", tmp_path / "bundle", tmp_path / "bundle/golden").exit_code == 0

@@ -11,6 +11,13 @@ def test_a_table_fits_80_columns_and_cuts_the_names(capsys: pytest.CaptureFixtur
     assert lines[2].startswith("aaa") and "…" in lines[2] and lines[2].endswith("87.19 %")
 
 
+def test_of_files_the_end_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("file", "label"), [("folder/" * 20 + "one.png", "cat")], files=True)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert len(line) <= 80
+    assert line.startswith("…") and line.endswith("folder/one.png    cat")
+
+
 def test_progress_without_a_terminal_prints_the_last_line_only(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("recording", 3) as advance:
         for _ in range(3):

@@ -295,7 +295,7 @@ def test_ctrl_c_stops_with_one_line_and_keeps_what_was_done(digits_files: Path, 
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert stderr.splitlines()[-1].startswith("encas: stopped; what was finished before stays")
+    assert stderr.splitlines()[-1].startswith("encas: stopped; nothing half-written is left")
     assert "Traceback" not in stderr
     assert 0 < len(Pool.open(pool).names) < len(NAMES)
     assert Pool.open(pool).problems() == []

@@ -258,5 +258,5 @@ def test_ctrl_c_is_one_line_and_keeps_what_was_evaluated(pool_path: Path, tmp_pa
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.splitlines()[-1].startswith("encas: stopped; what was finished before stays")
+    assert err.splitlines()[-1].startswith("encas: stopped; nothing half-written is left")
     assert (tmp_path / "front" / "checkpoint.npz").exists()

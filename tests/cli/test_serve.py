@@ -147,7 +147,7 @@ class TestWhatItRefuses:
 
 def without(*modules: str) -> list[str]:
     """The command line in a process in which some modules cannot be imported."""
-    code = f"import sys; sys.modules.update(dict.fromkeys({modules!r})); from encas.cli import main; main()"
+    code = f"import sys; sys.modules.update(dict.fromkeys({modules!r})); from encas.cli import app; app()"
     return [sys.executable, "-c", code]
 
 

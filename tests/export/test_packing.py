@@ -116,6 +116,13 @@ def test_a_network_that_has_changed_since_is_found_and_no_bundle_is_left(
 ) -> None:
     networks = digits_files / "networks"
     shutil.copy(networks / "hidden008.onnx", networks / "hidden016.onnx")
+    with pytest.raises(InvalidInput, match=r"hidden016\.onnx: has changed since member .* was recorded"):
+        export(digits_cascade, recorded, tmp_path / "bundle")
+    member = recorded.member("hidden016").model_copy(
+        update={"sha256": None}
+    )  # as of a function without a file
+    others = [other for other in recorded.file.members if other.name != member.name]
+    recorded = Pool(recorded.path, recorded.file.model_copy(update={"members": (*others, member)}))
     with pytest.raises(NotTheSame, match="otherwise than the pool recorded, none of them near a threshold"):
         export(digits_cascade, recorded, tmp_path / "bundle")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["files", "pool"]

@@ -1,3 +1,4 @@
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,47 @@ def test_answers_that_were_damaged_are_computed_again(digits_files: Path, tmp_pa
     file.write_bytes(file.read_bytes()[:-1])
     record(tmp_path / "pool", members, digits_files / "digits.npz", rows=":100")
     assert tree(tmp_path / "pool") == before
+
+
+def test_weights_that_have_changed_are_noticed_and_recorded_again_on_request(
+    digits_files: Path, tmp_path: Path
+) -> None:
+    members = specs(digits_files, "hidden008", "hidden016", preprocess=PREPROCESS)
+    data = digits_files / "digits.npz"
+    for split, rows in (("val", "::2"), ("test", "1::2")):
+        before = record(tmp_path / "pool", members, data, split=split, rows=rows)
+    shutil.copy(digits_files / "networks/hidden512.onnx", digits_files / "networks/hidden008.onnx")
+    with pytest.raises(
+        InvalidInput, match=r"hidden008\.onnx: has changed since member 'hidden008' .* --again"
+    ):
+        record(tmp_path / "pool", members, data, rows="::2")
+    assert Pool.open(tmp_path / "pool").file == before.file
+    after = record(tmp_path / "pool", members, data, rows="::2", again=True)
+    assert after.member("hidden008").macs > before.member("hidden008").macs
+    assert list(after.member("hidden008").outputs) == ["val"], "its other outputs were another network's"
+    assert after.member("hidden016") == before.member("hidden016")
+    record(tmp_path / "pool", members, data, split="test", rows="1::2")
+    assert Pool.open(tmp_path / "pool").problems() == []
+
+
+def test_other_images_with_the_same_labels_are_no_more_of_a_split(
+    digits_files: Path, digits: Any, tmp_path: Path
+) -> None:
+    record(
+        tmp_path / "pool",
+        specs(digits_files, "hidden008", preprocess=PREPROCESS),
+        digits_files / "digits.npz",
+    )
+    names = [f"digit {i}" for i in range(10)]
+    for name, images in {"same": digits.images, "flipped": digits.images[:, ::-1]}.items():
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=digits.labels, classes=names)
+    more = specs(digits_files, "hidden016", preprocess=PREPROCESS)
+    with pytest.raises(
+        InvalidInput, match=r"split 'val' was recorded on other images, those of .*digits\.npz"
+    ):
+        record(tmp_path / "pool", more, tmp_path / "flipped.npz")
+    record(tmp_path / "pool", more, tmp_path / "same.npz")
+    assert Pool.open(tmp_path / "pool").names == ("hidden008", "hidden016")
 
 
 def test_a_second_split_is_added(digits_files: Path, tmp_path: Path) -> None:
