@@ -1,13 +1,16 @@
 """`encas nat`: supernetworks, and networks of them that become members of a pool."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from encas.cli.output import Advance
     from encas.search.nat import Space
 
 FolderPath = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the supernetwork.")]
@@ -18,13 +21,88 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     nat = typer.Typer(
-        no_args_is_help=True, help="Supernetworks, and networks out of them.", rich_markup_mode="markdown"
+        cls=_ConfigOrCommand,
+        no_args_is_help=True,
+        help="Train and search supernetworks: `encas nat CONFIG`, or one of the commands below.",
+        rich_markup_mode="markdown",
     )
+    nat.command("run")(run)
     nat.command("spaces")(spaces)
     nat.command("weights")(weights)
     nat.command("init")(init)
     nat.command("add")(add)
     app.add_typer(nat, name="nat")
+
+
+class _ConfigOrCommand(TyperGroup):
+    """Lets `encas nat CONFIG` stand for `encas nat run CONFIG`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if known else ["run", *args])
+
+
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A file as in configs/nat/.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder that the configuration's paths are relative to.")
+    ] = Path(),
+    folder: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="RUN", help="Folder of the run.  [default: runs/, then CONFIG's name]"),
+    ] = None,
+    pool: Annotated[
+        Path | None, typer.Option("--pool", metavar="POOL", help="Folder of the pool.  [default: RUN/pool]")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Train and search a supernetwork for a data set, and record the best networks into a pool.
+
+    Stopped at any moment, the same command goes on and ends with the same networks.
+
+    Example: `encas nat configs/nat/tiny_ofa_w1.0.yml --data . --pool cifar10`
+    """
+    from encas.cli.output import print_json, print_line, print_next, print_table, progress
+    from encas.errors import InvalidInput, require
+
+    require("torch", "nat")
+    require("pymoo", "search")
+    from encas.export.memory import keep_freed_memory
+    from encas.export.transfer import transfer
+    from encas.search.nat.config import read_config
+
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
+    keep_freed_memory()
+    read = read_config(config)
+    folder = folder or Path("runs") / config.stem
+    with ExitStack() as bars:
+
+        def phase(name: str, steps: int) -> "Advance":
+            bars.close()
+            return bars.enter_context(progress(name, steps, quiet=as_json))
+
+        made, reports = transfer(read, folder, pool or folder / "pool", data=data, device=device, phase=phase)
+    if as_json:
+        print_json({"pool": str(made.path), "reports": [report.model_dump() for report in reports]})
+        return
+    print_table(
+        ("iteration", "networks", "best accuracy", "hypervolume", "tau", "seconds"),
+        [
+            (
+                str(report.iteration),
+                str(report.n),
+                f"{100 * (1 - report.best_error):.2f} %",
+                f"{report.hypervolume:.4f}",
+                "" if report.kendall_tau is None else f"{report.kendall_tau:.2f}",
+                f"{report.search_s + report.train_s + report.evaluate_s:.0f}",
+            )
+            for report in reports
+        ],
+    )
+    print_line(f"{made.path}: {len(made.names)} members; {folder / 'report.jsonl'} has the details")
+    print_next("encas search --pool", made.path)
 
 
 def spaces(as_json: Json = False) -> None:

@@ -31,6 +31,9 @@ class Data(FileModel):
     crop_pct: float = Field(default=1.0, gt=0, le=1)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    # image: images are prepared at each network's resolution; tensor: at `size`, and the tensor is resized.
+    resize: Literal["image", "tensor"] = "image"
+    size: int | None = Field(default=None, ge=8)
     augment: Literal["crop-and-flip", "strong"] = "crop-and-flip"
 
 
@@ -93,6 +96,8 @@ class NatConfig(FileModel):
         if (self.weights is None) == (self.start is None):
             raise ValueError("name either weights, or how to train from the start")
         space = space_named(self.space)
+        if (self.data.resize == "tensor") != (self.data.size is not None):
+            raise ValueError("data.size belongs to resize: tensor, and is needed there")
         wrong = [side for _, side in self.start.growing if side not in space.searched] if self.start else []
         if wrong:
             raise ValueError(f"start.growing: {self.space} has no resolution {wrong[0]}")

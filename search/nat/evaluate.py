@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from encas.preprocess import Preprocess
 from encas.runtime.images import decode
 from encas.runtime.preprocess import cut, normalise
 from encas.search.nat.calibrate import answers
+from encas.search.nat.folder import at_resolution
 from encas.search.nat.macs import count_macs
 from encas.search.nat.space import Arch
 from encas.search.nat.supernet import Supernet
@@ -25,7 +27,8 @@ class Prepared:
     """Images as networks see them, decoded and resized once for each resolution."""
 
     images: LabelledImages
-    preprocess: Preprocess  # its size is left to the architectures
+    preprocess: Preprocess
+    resize: Literal["image", "tensor"] = "image"  # whether its size is left to the architectures
     _pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
     def pixels(self, resolution: int) -> NDArray[np.uint8]:
@@ -39,10 +42,10 @@ class Prepared:
 
     def tensors(self, resolution: int) -> Iterator[Tensor]:
         """Batches of (b, 3, resolution, resolution), channels last in memory."""
-        pixels = self.pixels(resolution)
+        pixels = self.pixels(self.preprocess.size[0] if self.resize == "tensor" else resolution)
         for start in range(0, len(pixels), _BATCH):
             tensor = torch.from_numpy(normalise(pixels[start : start + _BATCH], self.preprocess))
-            yield tensor.to(memory_format=torch.channels_last)
+            yield at_resolution(tensor.to(memory_format=torch.channels_last), resolution)
 
 
 @dataclass(frozen=True)

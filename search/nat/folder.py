@@ -176,7 +176,7 @@ class SupernetFolder:
             nonlocal n_images
             for batch in batches:
                 n_images += len(batch)
-                yield _resized(batch, arch.resolution)
+                yield at_resolution(batch, arch.resolution)
 
         net = calibrated(supernet or self.supernet(), arch, resized(), estimator)
         statistics = {key: buffer for key, buffer in net.named_buffers() if _is_statistic(key)}
@@ -239,11 +239,12 @@ class Sized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c) logits for (n, 3, height, width) images."""
-        logits: Tensor = self.net(_resized(x, self.resolution))
+        logits: Tensor = self.net(at_resolution(x, self.resolution))
         return logits
 
 
-def _resized(x: Tensor, resolution: int) -> Tensor:
+def at_resolution(x: Tensor, resolution: int) -> Tensor:
+    """Bring (n, 3, height, width) images to a resolution, bicubic and not antialiased."""
     size = (resolution, resolution)
     return x if x.shape[2:] == size else F.interpolate(x, size, mode="bicubic", align_corners=False)
 

@@ -1,15 +1,24 @@
 """Images to train on: all in memory as pixels, and drawn in batches that are augmented on the way."""
 
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as pillow
+from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision import transforms  # type: ignore[import-untyped]
 
+from encas.data import LabelledImages
 from encas.errors import InvalidInput
+from encas.runtime.images import decode
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Pixels:
     @property
     def side(self) -> int:
         """Height and width in pixels."""
-        return self.images.shape[1]
+        return int(self.images.shape[1])
 
     def __len__(self) -> int:
         """Number of images."""
@@ -87,6 +96,60 @@ class CroppedAndFlipped:
         epoch, batch = divmod(index, self.n_per_epoch)
         order = np.random.default_rng((self._seed, 0, epoch)).permutation(len(self._pixels))
         return order[batch * self._size : (batch + 1) * self._size]
+
+
+class RandomlyTransformed:
+    """What large networks are trained with: random crops of any size, flips and RandAugment."""
+
+    def __init__(self, images: LabelledImages, scale: Scale, size: int, seed: int) -> None:
+        if len(images) < size:
+            raise InvalidInput(f"training needs at least one batch of {size} images, there are {len(images)}")
+        self._images, self._scale, self._size, self._seed = images, scale, size, seed
+
+    @property
+    def n_per_epoch(self) -> int:
+        """How many batches see every image once; the rest that fills no batch waits for another epoch."""
+        return len(self._images) // self._size
+
+    def draw(self, index: int, resolution: int) -> tuple[Tensor, Tensor]:
+        """(b, 3, resolution, resolution) images and (b,) labels."""
+        epoch, batch = divmod(index, self.n_per_epoch)
+        order = np.random.default_rng((self._seed, 0, epoch)).permutation(len(self._images))
+        part = self._images.take(order[batch * self._size : (batch + 1) * self._size])
+        transform = _random_transform(resolution)
+        with _own_chance((self._seed, 1, index)):
+            pixels = [np.asarray(transform(decode(image))) for image in next(part.batches(self._size))]
+        return self._scale(torch.from_numpy(np.stack(pixels))), torch.from_numpy(part.labels)
+
+
+@cache
+def _random_transform(resolution: int) -> Callable[[pillow.Image], pillow.Image]:
+    """RandomResizedCrop, flip, and timm's RandAugment of magnitude 9 with deviation 0.5."""
+    settings = {"translate_const": int(0.45 * resolution), "img_mean": (124, 116, 104)}
+    composed: Callable[[pillow.Image], pillow.Image] = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            rand_augment_transform("rand-m9-mstd0.5", settings),
+        ]
+    )
+    return composed
+
+
+@contextmanager
+def _own_chance(seed: tuple[int, ...]) -> Iterator[None]:
+    """Seed the generators of others' libraries, and leave them as they were."""
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
+    first, second = (int(number) for number in np.random.SeedSequence(seed).generate_state(2))
+    random.seed(first)
+    np.random.seed(second)  # noqa: NPY002
+    torch.manual_seed(first)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.random.set_rng_state(states[2])
 
 
 def resized(images: Tensor, resolution: int) -> Tensor:

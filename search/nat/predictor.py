@@ -81,7 +81,7 @@ class _Member:
     def predict(self, genes: Singles) -> Singles:
         """(p,) guesses for (p, g) genes."""
         own = np.ascontiguousarray(genes[:, self.used])
-        guesses = own @ self.tail[:-1] + self.tail[-1]
+        guesses: Singles = own @ self.tail[:-1] + self.tail[-1]
         _add_cubes(own, self.centres, self.weights, guesses)
         return guesses
 

@@ -86,26 +86,31 @@ _ALPHANET = Space(
     genes_per="stage",
 )
 
+
 # A stem that halves the resolution is several times quicker than one that does not, for little accuracy, and
 # large kernels are slow on the large maps of the early stages.
-_TINY_MBV3 = Space(
-    name="tiny-mbv3",
-    resolutions=_TINY,
-    searched=_TINY,
-    stem_widths=(16,),
-    stages=(
-        Stage((16,), (1,), (3,), (1,), 1, "relu"),
-        Stage((24,), (1, 2), (3,), (2, 3), 1, "relu"),
-        Stage((40,), (1, 2, 3), (3, 5), (2, 3, 4), 2, "relu", se=True),
-        Stage((64,), (1, 2, 3), (3, 5), (2, 3, 4), 2, "hswish", se=True),
-    ),
-    head_widths=(256,),
-    act="hswish",
-    final_expand=2,
-    shortcut="identity",
-    kernel_matrices=True,
-    genes_per="block",
-)
+def _tiny_mobilenet_v3(factor: float) -> Space:
+    stem, *widths = (round8(width * factor) for width in (16, 24, 40, 64))
+    return Space(
+        name=f"tiny-mbv3-w{factor}",
+        resolutions=_TINY,
+        searched=_TINY,
+        stem_widths=(stem,),
+        stages=(
+            Stage((stem,), (1,), (3,), (1,), 1, "relu"),
+            Stage((widths[0],), (1, 2), (3,), (2, 3), 1, "relu"),
+            Stage((widths[1],), (1, 2, 3), (3, 5), (2, 3, 4), 2, "relu", se=True),
+            Stage((widths[2],), (1, 2, 3), (3, 5), (2, 3, 4), 2, "hswish", se=True),
+        ),
+        head_widths=(round8(256 * factor),),
+        act="hswish",
+        final_expand=2,
+        shortcut="identity",
+        kernel_matrices=True,
+        genes_per="block",
+    )
+
+
 _TINY_PROXYLESS = Space(
     name="tiny-proxyless",
     resolutions=_TINY,
@@ -125,8 +130,8 @@ _TINY_PROXYLESS = Space(
     kernel_matrices=True,
     genes_per="block",
 )
-_TINY_ATTENTIVE = Space(
-    name="tiny-attentive",
+_TINY_ALPHANET = Space(
+    name="tiny-alphanet",
     resolutions=_TINY,
     searched=_TINY,
     stem_widths=(16, 24),
@@ -151,8 +156,10 @@ SPACES: Mapping[str, Space] = {
         _ofa_proxyless(1.3),
         replace(_ALPHANET, name="attentivenas"),
         _ALPHANET,
-        _TINY_MBV3,
+        _tiny_mobilenet_v3(1.0),
+        _tiny_mobilenet_v3(1.2),
         _TINY_PROXYLESS,
-        _TINY_ATTENTIVE,
+        replace(_TINY_ALPHANET, name="tiny-attentivenas"),
+        _TINY_ALPHANET,
     )
 }

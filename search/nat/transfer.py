@@ -237,7 +237,12 @@ class Transfer:
             genes, objectives = candidates.search_gomea(
                 guess, low, high, evaluations=budget, seed=seed, canonical=self._canonical
             )
-        seen = {one.genes for one in archive} if loop.archive == "grows" else set()
+        seen = {one.genes for one in archive}
+        if (
+            loop.archive == "replaced"
+        ):  # its errors are of other weights: it may be chosen, and evaluated again
+            genes, objectives = np.vstack([genes, known]), np.vstack([objectives, guess(known)])
+            seen = set()
         new = [row for row, one in enumerate(genes) if as_text(one.tolist()) not in seen]
         rows = candidates.choose(genes[new], objectives[new], loop.candidates, seed)
         texts = tuple(as_text(one) for one in genes[new][rows].tolist())
@@ -343,7 +348,8 @@ class Transfer:
 
 def best(evaluations: Sequence[Evaluation], n: int) -> list[Evaluation]:
     """Up to n, by rising MACs: what nothing dominates, then what only these dominate, and so on."""
-    left, chosen = list(evaluations), []
+    left = list(evaluations)
+    chosen: list[Evaluation] = []
     while left and len(chosen) < n:
         points = np.array([[one.error, one.macs] for one in left])
         front = set(non_dominated(points).tolist())

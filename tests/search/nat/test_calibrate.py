@@ -7,7 +7,7 @@ from encas.search.nat.spaces import SPACES
 
 from .nets import images, random_supernet
 
-SPACE = SPACES["tiny-attentive"]
+SPACE = SPACES["tiny-alphanet"]
 # One channel: means 2 and 10, unbiased variances 8 / 3 and 0, biased ones 2 and 0.
 BATCHES = [torch.tensor([0.0, 2.0, 2.0, 4.0]).view(4, 1, 1, 1), torch.full((2, 1, 1, 1), 10.0)]
 

@@ -172,7 +172,7 @@ def refusal(state: object, path: Path, space: str = "ofa-mbv3-w1.0", n_classes: 
         ),
         ("ofa-proxyless-w1.3", "is no checkpoint of ofa-proxyless-w1.3: lacks 'mix.bn.bias' and"),
         ("alphanet", "is no checkpoint of alphanet: lacks"),
-        ("tiny-mbv3", "is no checkpoint of tiny-mbv3: has 10 blocks or more"),
+        ("tiny-mbv3-w1.0", "is no checkpoint of tiny-mbv3-w1.0: has 10 blocks or more"),
     ],
 )
 def test_a_file_of_another_space_is_refused(ofa: State, tmp_path: Path, space: str, message: str) -> None:

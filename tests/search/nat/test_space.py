@@ -7,11 +7,11 @@ from encas.errors import InvalidInput
 from encas.search.nat.space import Arch, StageArch
 from encas.search.nat.spaces import SPACES, space_named
 
-SMALL = SPACES["tiny-attentive"].smallest
+SMALL = SPACES["tiny-alphanet"].smallest
 
 
 def test_equal_architectures_are_equal_values() -> None:
-    space = SPACES["tiny-mbv3"]
+    space = SPACES["tiny-mbv3-w1.0"]
     first, second = (space.sample(np.random.default_rng(3)) for _ in range(2))
     assert first == second and hash(first) == hash(second) and first is not second
 
@@ -56,8 +56,8 @@ def test_an_impossible_architecture_is_one_clear_line(arch: Arch | StageArch, me
     if isinstance(arch, StageArch):
         arch = replace(SMALL, stages=(SMALL.stages[0], arch, SMALL.stages[2]))
     with pytest.raises(InvalidInput) as caught:
-        SPACES["tiny-attentive"].check(arch)
-    assert str(caught.value) == f"tiny-attentive: {message}"
+        SPACES["tiny-alphanet"].check(arch)
+    assert str(caught.value) == f"tiny-alphanet: {message}"
 
 
 def test_a_space_that_is_not_there_is_named() -> None:

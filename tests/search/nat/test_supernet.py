@@ -108,7 +108,7 @@ def test_without_matrices_small_kernels_are_the_centres() -> None:
 
 
 def test_a_new_head_is_small_and_unbiased_and_nothing_else_changes() -> None:
-    supernet = random_supernet(SPACES["tiny-mbv3"])
+    supernet = random_supernet(SPACES["tiny-mbv3-w1.0"])
     before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
     supernet.draw_head(100, torch.Generator().manual_seed(1))
     after = supernet.state_dict()
@@ -123,28 +123,28 @@ def test_a_new_head_is_small_and_unbiased_and_nothing_else_changes() -> None:
 
 def test_the_same_seed_draws_the_same_weights_and_leaves_torchs_own_generator_alone() -> None:
     state = torch.get_rng_state()
-    one, other = (Supernet(SPACES["tiny-attentive"], 10, torch.Generator().manual_seed(3)) for _ in range(2))
+    one, other = (Supernet(SPACES["tiny-alphanet"], 10, torch.Generator().manual_seed(3)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_impossible_architecture_is_refused_before_anything_runs() -> None:
-    supernet = Supernet(SPACES["tiny-mbv3"], 10, torch.Generator())
-    wrong = replace(SPACES["tiny-mbv3"].smallest, stem=15)
+    supernet = Supernet(SPACES["tiny-mbv3-w1.0"], 10, torch.Generator())
+    wrong = replace(SPACES["tiny-mbv3-w1.0"].smallest, stem=15)
     for use in (supernet.extract, lambda arch: supernet(images(1, 16), arch)):
-        with pytest.raises(InvalidInput, match="tiny-mbv3: stem width 15 is impossible; must be 16"):
+        with pytest.raises(InvalidInput, match=r"tiny-mbv3-w1\.0: stem width 15 is impossible; must be 16"):
             use(wrong)
 
 
 def test_a_classifier_of_one_class_is_a_slip() -> None:
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
-        Supernet(SPACES["tiny-mbv3"], 1, torch.Generator())
+        Supernet(SPACES["tiny-mbv3-w1.0"], 1, torch.Generator())
 
 
 def test_an_extracted_network_shares_no_memory() -> None:
-    supernet = random_supernet(SPACES["tiny-mbv3"])
+    supernet = random_supernet(SPACES["tiny-mbv3-w1.0"])
     before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
-    for tensor in supernet.extract(SPACES["tiny-mbv3"].largest).state_dict().values():
+    for tensor in supernet.extract(SPACES["tiny-mbv3-w1.0"].largest).state_dict().values():
         tensor.zero_()
     assert all(torch.equal(tensor, before[key]) for key, tensor in supernet.state_dict().items())
 
@@ -164,7 +164,7 @@ def resident_bytes() -> int:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_over_ten_thousand_architectures() -> None:
-    space, rng = SPACES["tiny-mbv3"], np.random.default_rng(0)
+    space, rng = SPACES["tiny-mbv3-w1.0"], np.random.default_rng(0)
     supernet, batch = random_supernet(space), images(1, 16)
     known, held = set(), []
     with torch.no_grad():
