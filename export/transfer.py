@@ -55,7 +55,8 @@ def transfer(
     splits = _Splits.open(config, Path(data))
     with locked(run):
         _check_config(config, run)
-        search = Transfer(config, run, splits.judge(), splits.batches, device, phase)
+        weights = None if config.weights is None else Path(data) / config.weights
+        search = Transfer(config, run, splits.judge(), splits.batches, weights, device, phase)
         reports = search.run()
         chosen = best(search.everything(), config.final.networks)
         _keep(search.averaged(), chosen, run / "supernet", splits, phase)

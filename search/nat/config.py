@@ -85,7 +85,7 @@ class NatConfig(FileModel):
 
     space: str
     seed: int = Field(default=0, ge=0)
-    weights: str | None = None  # published ones; see `encas nat weights`
+    weights: str | None = None  # published ones, relative to --data; see `encas nat weights`
     data: Data
     start: Start | None = None
     loop: Loop
@@ -95,7 +95,10 @@ class NatConfig(FileModel):
     def _has_a_beginning(self) -> "NatConfig":
         if (self.weights is None) == (self.start is None):
             raise ValueError("name either weights, or how to train from the start")
-        space = space_named(self.space)
+        try:
+            space = space_named(self.space)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from None
         if (self.data.resize == "tensor") != (self.data.size is not None):
             raise ValueError("data.size belongs to resize: tensor, and is needed there")
         wrong = [side for _, side in self.start.growing if side not in space.searched] if self.start else []

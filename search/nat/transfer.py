@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ from encas.search.nat.trainer import Progress, Schedule, Settings, Trainer
 from encas.search.pareto import hypervolume, non_dominated
 
 Genes = NDArray[np.int64]
+Numbers = NDArray[np.float64]
 Advance = Callable[[int, str], None]  # steps of a phase since the last call, and what is shown beside
 Phase = Callable[[str, int], Advance]  # begins a phase of so many steps
 MakeBatches = Callable[[int, int], Batches]  # of a size, with a seed
@@ -97,6 +99,7 @@ class Transfer:
     folder: Path
     judge: Judge
     batches: MakeBatches
+    weights: Path | None = None  # published ones, instead of training from scratch
     device: str = "cpu"
     phase: Phase = lambda _name, _steps: lambda _done, _words: None
 
@@ -148,9 +151,9 @@ class Transfer:
     def _drawn(self) -> Supernet:
         generator = torch.Generator().manual_seed(self.config.seed)
         n_classes = self.config.data.classes
-        if self.config.weights is None:
+        if self.weights is None:
             return Supernet(self.space, n_classes, generator)
-        supernet = read_official(Path(self.config.weights), self.space)
+        supernet = read_official(self.weights, self.space)
         if supernet.n_classes != n_classes:
             supernet.draw_head(n_classes, generator)
         return supernet
@@ -310,8 +313,8 @@ class Transfer:
             guessed = np.array(chosen.guessed_errors)
             compared = {
                 "rmse": float(np.sqrt(np.mean((guessed - errors) ** 2))),
-                "spearman_rho": _finite(spearmanr(guessed, errors).statistic),
-                "kendall_tau": _finite(kendalltau(guessed, errors).statistic),
+                "spearman_rho": _correlation(spearmanr, guessed, errors),
+                "kendall_tau": _correlation(kendalltau, guessed, errors),
             }
         largest = count_macs(self.space, self.space.largest, self.config.data.classes)
         return Report(
@@ -369,5 +372,8 @@ def _numbers(genes: str) -> list[int]:
     return [int(part) for part in genes.split(".")]
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _correlation(of: Callable[..., Any], guessed: Numbers, errors: Numbers) -> float | None:
+    """None where one of the two is constant."""
+    if np.ptp(guessed) == 0 or np.ptp(errors) == 0:
+        return None
+    return float(of(guessed, errors).statistic)
