@@ -20,13 +20,13 @@ PREPROCESS = Preprocess(size=(32, 32))
 
 
 def folder_of(name: str, path: Path, resize: str = "image") -> SupernetFolder:
-    """Two random architectures, with statistics of their own."""
+    """Two random architectures of random weights, with statistics of their own."""
     space, rng = SPACES[name], np.random.default_rng(0)
     supernet = random_supernet(space)
     made = SupernetFolder.create(path, supernet, PREPROCESS, "tensor" if resize == "tensor" else "image")
     for which in ("a", "b"):
         arch = space.sample(rng)
-        side = 32 if resize == "tensor" else min(arch.resolution, 64)
+        side = 32 if resize == "tensor" else arch.resolution
         made = made.with_network(which, arch, [images(4, side)], supernet=supernet)
     return made
 
