@@ -4,7 +4,6 @@ import re
 from itertools import accumulate
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from encas.errors import InvalidInput
@@ -45,7 +44,7 @@ def read_official(path: Path, space: Space, n_classes: int | None = None) -> Sup
         raise InvalidInput(
             f"{path}: tells {len(head)} classes apart, not {n_classes}; read it as it is and draw a new head"
         )
-    supernet = Supernet(space, len(head), torch.Generator().manual_seed(0))
+    supernet = Supernet(space, len(head))
     load_strictly(supernet, state, str(path))
     return supernet
 
