@@ -100,7 +100,8 @@ def _our_name(name: str, positions: list[tuple[int, int]]) -> str:
     if found and found[2] in _LAYERS:
         stage, j = positions[int(found[1])]
         rest = re.sub(r"^conv\.(\dto\d)_matrix$", r"conv.matrices.\1", found[3])
-        rest = rest.removeprefix("conv.") if found[2] == "shortcut" else rest
+        if found[2] in ("shortcut", "depth_conv.se.fc"):  # where we have no layer around the convolution
+            rest = rest.replace("conv.", "")
         return f"stages.{stage}.{j}.{_LAYERS[found[2]]}.{rest}"
     first, _, rest = name.partition(".")
     if first == "classifier":

@@ -13,8 +13,8 @@ from encas.search.nat.space import Arch, Space
 class Supernet(nn.Module):
     """All networks of a space, in the tensors of the largest.
 
-    Nothing about an architecture is kept between calls. Weights are drawn from the generator; without one they
-    are undefined, to be loaded.
+    Nothing about an architecture is kept between calls. Weights are drawn from the generator; without one,
+    they are undefined until they are loaded.
     """
 
     def __init__(self, space: Space, n_classes: int, generator: torch.Generator | None = None) -> None:
