@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,20 +10,21 @@ import torch
 from encas.search.nat import SPACES, Supernet, count_macs
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Processor time of the quickest of several runs."""
-    found = []
+def seconds(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Processor time of the quickest run of each, in turns, so that a busy machine is as bad for all."""
+    found: list[list[float]] = [[] for _ in works]
     for _ in range(repeats):
-        start_s = time.process_time()
-        work()
-        found.append(time.process_time() - start_s)
-    return min(found)
+        for times, work in zip(found, works, strict=True):
+            start_s = time.process_time()
+            work()
+            times.append(time.process_time() - start_s)
+    return [min(times) for times in found]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--archs", type=int, default=10, help="new architectures of each space")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| space | forward of the plain network ms | of the part ms | extra ms, median | most | MACs us |")
@@ -36,9 +37,12 @@ def main() -> None:
             image = torch.zeros(1, 3, arch.resolution, arch.resolution)
             with torch.inference_mode():
                 plain = supernet.extract(arch)
-                plain_s = seconds(lambda: plain(image), options.repeats)  # noqa: B023
-                part_s = seconds(lambda: supernet(image, arch), options.repeats)  # noqa: B023
-            macs_s = seconds(lambda: count_macs(space, arch, 10), options.repeats)  # noqa: B023
+                works = (
+                    lambda: plain(image),  # noqa: B023
+                    lambda: supernet(image, arch),  # noqa: B023
+                    lambda: count_macs(space, arch, 10),  # noqa: B023
+                )
+                plain_s, part_s, macs_s = seconds(works, options.repeats)
             rows.append((plain_s, part_s, part_s - plain_s, macs_s))
         table = np.array(rows) * 1e3
         plain_ms, part_ms, extra_ms, macs_ms = np.median(table, axis=0)
