@@ -6,6 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from encas.cascade import Cascade, Stage
 from encas.cli import app
 from encas.pool import Pool
 from encas.search.nat import SPACES, Supernet, SupernetFolder
@@ -124,3 +125,17 @@ def test_what_is_not_right_is_one_line(
     result = encas("nat", *words)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"encas: {message}") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_networks_of_a_supernetwork_are_exported_as_a_cascade(tmp_path: Path, data: Path) -> None:
+    run, pool, bundle = (tmp_path / name for name in ("run", "pool", "bundle"))
+    told("nat", "init", run, "--space", "tiny-attentive", "--classes", "3")
+    for arch in ("smallest", "largest"):
+        told("nat", "add", run, "--arch", arch, "--data", data)
+        told("pool", "record", pool, "--member", f"nat:{run}#{arch}", "--data", data)
+    stages = (Stage(member="smallest", threshold=0.4), Stage(member="largest"))
+    Cascade(stages=stages).write(tmp_path / "cascade.json")
+    out = told("export", tmp_path / "cascade.json", "--pool", pool, "--split", "val", "-o", bundle)
+    assert "decides 40 of 40 images of 'val' as recorded" in out
+    assert {path.name for path in (bundle / "members").iterdir()} == {"smallest.onnx", "largest.onnx"}
