@@ -110,7 +110,7 @@ def spaces(as_json: Json = False) -> None:
 
     Example: `encas nat spaces`
     """
-    from encas.cli.output import print_json, print_line, print_table
+    from encas.cli.output import print_json, print_line, print_next, print_table
     from encas.search.nat import SPACES
 
     told = [_told(space) for space in SPACES.values()]
@@ -131,7 +131,7 @@ def spaces(as_json: Json = False) -> None:
     print_line(
         "MMACs: at the lowest and the highest of these resolutions, for 1,000 classes; tiny spaces: 10"
     )
-    print_line("next: encas nat weights, or encas nat init FOLDER --space NAME")
+    print_next("encas nat weights")
 
 
 def weights(
@@ -149,7 +149,7 @@ def weights(
     """
     from dataclasses import asdict
 
-    from encas.cli.output import print_json, print_line
+    from encas.cli.output import print_json, print_line, print_next
     from encas.errors import InvalidInput, require
     from encas.search.nat import space_named
     from encas.search.nat.weights import PUBLISHED
@@ -163,7 +163,7 @@ def weights(
         for one in PUBLISHED:
             print_line(f"{one.space}: {one.licence}, about {one.size_mb} MB, trained by {one.training}")
             print_line(f"  {one.url} ({one.download})")
-        print_line("next: download one, then encas nat weights FILE --space NAME")
+        print_next("encas nat weights FILE --space NAME")
         return
     known = space_named(space)
     require("torch", "nat")
@@ -177,7 +177,7 @@ def weights(
         print_json({"file": str(file), **found})
         return
     print_line(f"{file}: all tensors of {space}, {params:,} parameters, {supernet.n_classes} classes")
-    print_line(f"next: encas nat init FOLDER --space {space} --weights {file}")
+    print_next("encas nat init FOLDER --space", space, "--weights", file)
 
 
 def init(
@@ -210,7 +210,7 @@ def init(
 
     Example: `encas nat init alphanet --space alphanet --weights alphanet_pretrained.pth.tar`
     """
-    from encas.cli.output import print_json, print_line
+    from encas.cli.output import print_json, print_line, print_next
     from encas.errors import require
     from encas.search.nat import space_named
 
@@ -237,7 +237,7 @@ def init(
         print_json(made.file)
         return
     print_line(f"{folder}: {space} for {made.file.n_classes} classes")
-    print_line(f"next: encas nat add {folder} --arch smallest --data TRAINING_IMAGES")
+    print_next("encas nat add", folder, "--arch", "smallest", "--data", "TRAINING_IMAGES")
 
 
 def add(
@@ -261,7 +261,7 @@ def add(
     """
     from typing import cast, get_args
 
-    from encas.cli.output import print_json, print_line, progress
+    from encas.cli.output import print_json, print_line, print_next, progress
     from encas.data import open_images
     from encas.errors import InvalidInput, require
 
@@ -294,7 +294,7 @@ def add(
         f"{folder}: network '{name}', {chosen.resolution} pixels, {macs / 1e6:.4g} MMACs, "
         f"calibrated on {made.calibrated(name).n_images} images"
     )
-    print_line(f"next: encas pool record POOL --member nat:{folder}#{name} --data IMAGES")
+    print_next("encas pool record POOL --data IMAGES --member", f"nat:{folder}#{name}")
 
 
 def _told(space: "Space") -> dict[str, Any]:

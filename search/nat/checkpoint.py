@@ -4,7 +4,6 @@ import re
 from itertools import accumulate
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from encas.errors import InvalidInput
@@ -45,7 +44,7 @@ def read_official(path: Path, space: Space, n_classes: int | None = None) -> Sup
         raise InvalidInput(
             f"{path}: tells {len(head)} classes apart, not {n_classes}; read it as it is and draw a new head"
         )
-    supernet = Supernet(space, len(head), torch.Generator().manual_seed(0))
+    supernet = Supernet(space, len(head))
     load_strictly(supernet, state, str(path))
     return supernet
 
@@ -101,7 +100,8 @@ def _our_name(name: str, positions: list[tuple[int, int]]) -> str:
     if found and found[2] in _LAYERS:
         stage, j = positions[int(found[1])]
         rest = re.sub(r"^conv\.(\dto\d)_matrix$", r"conv.matrices.\1", found[3])
-        rest = rest.removeprefix("conv.") if found[2] == "shortcut" else rest
+        if found[2] in ("shortcut", "depth_conv.se.fc"):  # where we have no layer around the convolution
+            rest = rest.replace("conv.", "")
         return f"stages.{stage}.{j}.{_LAYERS[found[2]]}.{rest}"
     first, _, rest = name.partition(".")
     if first == "classifier":

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -136,7 +135,7 @@ class SupernetFolder:
         Raises:
             InvalidInput: The file of weights is not the one that was written.
         """
-        supernet = Supernet(self.space, self.file.n_classes, torch.Generator().manual_seed(0))
+        supernet = Supernet(self.space, self.file.n_classes)
         weights = self._tensors(_WEIGHTS, self.file.weights_sha256)
         load_strictly(supernet, weights, str(self.path / _WEIGHTS))
         return supernet

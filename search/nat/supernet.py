@@ -13,10 +13,11 @@ from encas.search.nat.space import Arch, Space
 class Supernet(nn.Module):
     """All networks of a space, in the tensors of the largest.
 
-    Nothing about an architecture is kept between calls. Weights are drawn anew from the generator.
+    Nothing about an architecture is kept between calls. Weights are drawn from the generator; without one,
+    they are undefined until they are loaded.
     """
 
-    def __init__(self, space: Space, n_classes: int, generator: torch.Generator) -> None:
+    def __init__(self, space: Space, n_classes: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         if n_classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got {n_classes}")
@@ -24,7 +25,8 @@ class Supernet(nn.Module):
         with torch.device("meta"):
             net = Net(whole_layout(space), n_classes)
         self.net = net.to_empty(device="cpu")
-        _draw(self.net, generator)
+        if generator is not None:
+            _draw(self.net, generator)
 
     @property
     def n_classes(self) -> int:

@@ -6,6 +6,7 @@ for a function to be called is refused.
 """
 
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +32,8 @@ def read_tensors(path: Path) -> State:
     if not path.is_file():
         raise InvalidInput(f"{path}: no such file")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else _load(path)
+        with warnings.catch_warnings(action="ignore"):  # what torch says of odd files, beside its errors
+            loaded = load_file(path) if path.suffix == ".safetensors" else _load(path)
     except InvalidInput:
         raise
     except Exception as error:  # a damaged file makes the libraries raise whatever they like
@@ -84,7 +86,7 @@ def _stand_in(module: str, name: str) -> type:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows how torch writes tensors; all other names give stand-ins."""
+    """Knows how torch writes tensors (`torch.load` adds their storages); all other names give stand-ins."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Look a name up in a short list."""
@@ -92,8 +94,6 @@ class _Unpickler(pickle.Unpickler):
             return OrderedDict
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
             return getattr(torch._utils, name)
-        if module == "torch" and name in _STORAGES:
-            return getattr(torch, name)
         return _stand_in(module, name)
 
 
@@ -101,6 +101,5 @@ def _unpickle(file: Any, **options: Any) -> Any:
     return _Unpickler(file, **options).load()
 
 
-_STORAGES = {f"{kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")}
 # What torch.load asks of a pickle module.
 _Inert = SimpleNamespace(Unpickler=_Unpickler, load=_unpickle, __name__="encas")

@@ -27,7 +27,7 @@ PUBLISHED = (
     ),
     Published(
         "attentivenas",
-        f"{_DRIVE}/1cCla-OQNIAn-rjsY2b832DuP59ZKr8uh",
+        f"{_DRIVE}/1cCla-OQNIAn-rjsY2b832DuP59ZKr8uh/view",
         "CC-BY-NC-4.0",
         98,
         "attentive sampling",
@@ -35,7 +35,7 @@ PUBLISHED = (
     ),
     Published(
         "alphanet",
-        f"{_DRIVE}/1CyZoPyiCoGJ0qv8bqi7s7TQRUum_8FeG",
+        f"{_DRIVE}/1CyZoPyiCoGJ0qv8bqi7s7TQRUum_8FeG/view",
         "CC-BY-NC-4.0",
         98,
         "alpha-divergence",

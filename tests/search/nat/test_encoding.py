@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encas.errors import InvalidInput
@@ -17,6 +17,7 @@ def genes_of(name: str) -> st.SearchStrategy[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("name", SPACES)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_genes_that_an_architecture_gives_give_it_again(name: str, data: st.DataObject) -> None:
     space = SPACES[name]
@@ -27,6 +28,7 @@ def test_genes_that_an_architecture_gives_give_it_again(name: str, data: st.Data
 
 
 @pytest.mark.parametrize("name", [name for name in SPACES if SPACES[name].genes_per == "stage"])
+@settings(max_examples=20)
 @given(data=st.data())
 def test_genes_per_stage_each_give_another_architecture(name: str, data: st.DataObject) -> None:
     genes = data.draw(genes_of(name))

@@ -30,9 +30,10 @@ def published(name: str) -> Arch:
     space = SPACES["attentivenas"]
     _, resolution, (stem, *widths, head), kernels, expands, depths = PUBLISHED[name]
     genes = [space.resolutions.index(resolution), space.stem_widths.index(stem)]
-    for stage, *chosen in zip(space.stages, widths, depths, kernels, expands, strict=True):
+    for j, stage in enumerate(space.stages):
         choices = (stage.widths, stage.depths, stage.kernels, stage.expands)
-        genes += [of.index(int(one)) for of, one in zip(choices, chosen, strict=True) if len(of) > 1]
+        chosen = (widths[j], int(depths[j]), int(kernels[j]), int(expands[j]))
+        genes += [of.index(one) for of, one in zip(choices, chosen, strict=True) if len(of) > 1]
     return decode(space, [*genes, space.head_widths.index(head)])
 
 
