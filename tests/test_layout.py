@@ -16,7 +16,8 @@ ALLOWED = {
     "encas": set(),
     "encas.search": {"encas"},
     # Supernetworks stand before pools: what they hold is recorded and exported as other networks are.
-    "encas.search.nat": {"encas", "encas.search"},
+    # They are evaluated on images that are prepared as they will be.
+    "encas.search.nat": {"encas", "encas.search", "encas.runtime"},
     "encas.runtime": {"encas"},
     "encas.export": {"encas", "encas.runtime", "encas.search.nat"},
     "encas.serve": {"encas", "encas.runtime"},
