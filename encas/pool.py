@@ -65,7 +65,7 @@ class Member(FileModel):
     """One network of a pool."""
 
     name: str = Field(pattern=NAME)
-    source: str  # timm:NAME, torchvision:NAME, torch:MODULE:FUNCTION, onnx:FILE, or "imported"
+    source: str  # as timm:NAME (docs/command-line.md has them all), or "imported"
     weights: str | None = None
     sha256: str | None = None  # of the file that its weights came from
     macs: int = Field(ge=0)  # multiply-accumulates for one sample

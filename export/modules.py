@@ -1,4 +1,4 @@
-"""Torch modules from timm, from torchvision, or from a Python function, with their preprocessing."""
+"""Torch modules from timm, torchvision, a Python function or a supernetwork, with their preprocessing."""
 
 import importlib
 import math
@@ -14,6 +14,7 @@ from encas.errors import InvalidInput
 from encas.export.weights import load_state, n_classes_of, read_state
 from encas.files import parse_model
 from encas.preprocess import Preprocess
+from encas.search.nat import SupernetFolder
 
 Opened = tuple[nn.Module, Preprocess | None]
 
@@ -98,6 +99,17 @@ def from_function(text: str, weights: Path | None) -> Opened:
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         raise InvalidInput(f"{source}: its preprocessing must be a mapping, is {type(preprocess).__name__}")
     return module, preprocess
+
+
+def from_supernet(text: str, _weights: Path | None) -> Opened:
+    """Take FOLDER#NETWORK out of a supernetwork, with the network's own running statistics.
+
+    Raises:
+        InvalidInput: There is no such folder or network, or a file in it has changed.
+    """
+    folder, _, name = text.rpartition("#")
+    opened = SupernetFolder.open(folder)
+    return opened.network(name), opened.preprocess(opened.calibrated(name).arch)
 
 
 def _made(make: Callable[[int | None], nn.Module], weights: Path | None, source: str) -> nn.Module:

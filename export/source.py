@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import yaml
@@ -16,7 +16,12 @@ from encas.files import FileModel, parse_model, sha256_of
 from encas.pool import NAME, Member
 from encas.preprocess import Preprocess
 
-KINDS = ("timm", "torchvision", "torch", "onnx")
+if TYPE_CHECKING:
+    from encas.export.modules import Opened
+
+KINDS = ("timm", "torchvision", "torch", "onnx", "nat", "ofa")
+_FORMS = "timm:NAME, torchvision:NAME, torch:MODULE:FUNCTION, onnx:FILE, nat:FOLDER#NETWORK or ofa:NAME"
+_WITH_WEIGHTS = ("onnx", "nat")  # what these name on disk holds them already
 
 
 class Network(Protocol):
@@ -52,7 +57,7 @@ class Network(Protocol):
 class MemberSpec(FileModel):
     """What a user says of a network to record."""
 
-    source: str  # timm:NAME, torchvision:NAME, torch:MODULE:FUNCTION, onnx:FILE
+    source: str  # see _FORMS
     name: str | None = Field(default=None, pattern=NAME)
     weights: str | None = None
     preprocess: Preprocess | None = None  # instead of what the source itself brings
@@ -76,6 +81,8 @@ class MemberSpec(FileModel):
             text = Path(self.rest).stem
         elif self.kind == "torch":
             text = self.rest.rpartition(":")[2]
+        elif self.kind == "nat":
+            text = self.rest.rpartition("#")[2]
         else:
             text = self.rest.replace(":", ".")
         return as_name(text)
@@ -120,15 +127,17 @@ def absolute(spec: MemberSpec, folder: Path) -> MemberSpec:
     Raises:
         InvalidInput: The source is none, or a file is not there.
     """
-    if spec.kind not in KINDS or not spec.rest or (spec.kind == "torch" and ":" not in spec.rest.strip(":")):
-        raise InvalidInput(
-            f"source '{spec.source}': must be timm:NAME, torchvision:NAME, torch:MODULE:FUNCTION or onnx:FILE"
-        )
+    divider = {"torch": ":", "nat": "#"}.get(spec.kind, "")
+    if spec.kind not in KINDS or not spec.rest or divider not in spec.rest.strip(divider or None):
+        raise InvalidInput(f"source '{spec.source}': must be {_FORMS}")
     update = {}
+    if spec.kind in _WITH_WEIGHTS and spec.weights is not None:
+        raise InvalidInput(f"{spec.source}: holds its weights already; leave out {spec.weights}")
     if spec.kind == "onnx":
         update["source"] = f"onnx:{_found(spec.rest, folder)}"
-        if spec.weights is not None:
-            raise InvalidInput(f"{spec.source}: holds its weights already; leave out {spec.weights}")
+    if spec.kind == "nat":
+        supernet, _, network = spec.rest.rpartition("#")
+        update["source"] = f"nat:{(folder / supernet).resolve()}#{network}"
     if spec.weights is not None:
         update["weights"] = _found(spec.weights, folder)
     return spec.model_copy(update=update)
@@ -142,7 +151,12 @@ def portable(path: Path | str, pool: Path) -> str:
 
 def as_stored(spec: MemberSpec, pool: Path) -> MemberSpec:
     """Return the same member with its files named as `pool.json` names them."""
-    source = f"onnx:{portable(spec.rest, pool)}" if spec.kind == "onnx" else spec.source
+    source = spec.source
+    if spec.kind == "onnx":
+        source = f"onnx:{portable(spec.rest, pool)}"
+    if spec.kind == "nat":
+        supernet, _, network = spec.rest.rpartition("#")
+        source = f"nat:{portable(supernet, pool)}#{network}"
     weights = None if spec.weights is None else portable(spec.weights, pool)
     return spec.model_copy(update={"source": source, "weights": weights})
 
@@ -201,15 +215,28 @@ def open_network(spec: MemberSpec, device: str = "cpu", default: Preprocess | No
 
         return open_onnx(Path(spec.rest), _needed(spec, None, default), device)
     require("torch", "export")
-    if spec.kind != "torch":
+    if spec.kind in ("timm", "torchvision"):
         require(spec.kind, "export")
-    from encas.export import modules  # noqa: PLC0415  (torch takes seconds to import)
-    from encas.export.torch_network import open_module  # noqa: PLC0415
+    from encas.export.torch_network import open_module  # noqa: PLC0415  (torch takes seconds to import)
 
-    weights = None if spec.weights is None else Path(spec.weights)
-    opened = {"timm": modules.from_timm, "torchvision": modules.from_torchvision}
-    module, own = opened.get(spec.kind, modules.from_function)(spec.rest, weights)
+    module, own = _opener(spec.kind)(spec.rest, None if spec.weights is None else Path(spec.weights))
     return open_module(module, _needed(spec, own, default), device, spec.source)
+
+
+def _opener(kind: str) -> "Callable[[str, Path | None], Opened]":
+    if kind == "ofa":
+        require("ofa", "nat")
+        from encas.export.specialised import from_ofa  # noqa: PLC0415  (others do without that package)
+
+        return from_ofa
+    from encas.export import modules  # noqa: PLC0415
+
+    return {
+        "timm": modules.from_timm,
+        "torchvision": modules.from_torchvision,
+        "torch": modules.from_function,
+        "nat": modules.from_supernet,
+    }[kind]
 
 
 def first_twice(names: Sequence[str]) -> str | None:

@@ -31,7 +31,7 @@ def prepare_batch(images: Sequence[pillow.Image], spec: Preprocess) -> Tensor:
     height, width = spec.size
     pixels = np.empty((len(images), height, width, spec.channels), np.uint8)
     for row, image in enumerate(images):
-        pixels[row] = _cut(image, spec)
+        pixels[row] = cut(image, spec)
     return normalise(pixels, spec)
 
 
@@ -75,7 +75,7 @@ def resized(size: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _cut(image: pillow.Image, spec: Preprocess) -> NDArray[np.uint8]:
+def cut(image: pillow.Image, spec: Preprocess) -> NDArray[np.uint8]:
     """Resize and crop to (height, width, channels)."""
     mode = "RGB" if spec.channels == 3 else "L"
     if image.mode != mode:

@@ -106,6 +106,14 @@ def _fit(images: NDArray[np.uint8], labels: NDArray[np.int64], hidden: int) -> N
     return Network(f"hidden{hidden:03d}", w, b, solution[:-1], solution[-1])
 
 
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> None:
+    """Let torch compute in one thread: for small networks several cost more than they bring."""
+    torch = sys.modules.get("torch")
+    if torch is not None and request.node.get_closest_marker("real") is None:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def digits() -> Digits:
     datasets = pytest.importorskip("sklearn.datasets")

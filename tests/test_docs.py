@@ -34,7 +34,7 @@ def console_lines(page: Path) -> list[str]:
 def shown_commands(page: Path) -> list[str]:
     """Lines of ```bash blocks that call encas on data that a test cannot have."""
     lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
-    return [line.split("#")[0].strip() for line in lines if line.startswith("encas ")]
+    return [line.split(" #")[0].strip() for line in lines if line.startswith("encas ")]
 
 
 def parse(words: list[str]) -> None:

@@ -15,8 +15,11 @@ FOLDERS["serve"] = "encas.serve"
 ALLOWED = {
     "encas": set(),
     "encas.search": {"encas"},
+    # Supernetworks stand before pools: what they hold is recorded and exported as other networks are.
+    # They are evaluated on images that are prepared as they will be.
+    "encas.search.nat": {"encas", "encas.search", "encas.runtime"},
     "encas.runtime": {"encas"},
-    "encas.export": {"encas", "encas.runtime"},
+    "encas.export": {"encas", "encas.runtime", "encas.search.nat"},
     "encas.serve": {"encas", "encas.runtime"},
 }
 # The two places where the arrows meet: the command line, and the demo that walks the whole path.
@@ -24,8 +27,10 @@ MEETING = {"encas/cli", "encas/demo.py"}
 
 
 def package_of(module: str) -> str:
+    """The innermost package with rules of its own."""
     parts = module.split(".")
-    return ".".join(parts[:2]) if ".".join(parts[:2]) in ALLOWED else parts[0]
+    names = (".".join(parts[:n]) for n in range(len(parts), 1, -1))
+    return next((name for name in names if name in ALLOWED), parts[0])
 
 
 def imports(file: Path) -> set[str]:
@@ -57,9 +62,10 @@ def test_imports_go_one_way() -> None:
         place = str(file.relative_to(ROOT))
         if any(place.startswith(meeting) for meeting in MEETING):
             continue
+        own = package_of(".".join([package, *file.relative_to(ROOT).parent.parts[1:]]))
         for module in imports(file):
             target = package_of(module)
-            if target in ALLOWED and target != package and target not in ALLOWED[package]:
+            if target in ALLOWED and target != own and target not in ALLOWED[own]:
                 wrong.append(f"{place} imports {module}")
     assert wrong == []
 
@@ -97,7 +103,7 @@ def test_the_command_line_starts_without_numpy_and_pydantic() -> None:
 
 def test_importing_a_subpackage_is_light() -> None:
     code = (
-        "import sys, encas.search, encas.export, encas.runtime, encas.serve;"
+        "import sys, encas.search.nat, encas.export, encas.runtime, encas.serve;"
         "print([m for m in ('torch', 'onnx', 'onnxruntime', 'numba', 'fastapi') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

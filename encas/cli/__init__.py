@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from encas.cli import demo, export, pool, run, search, serve, setup
+from encas.cli import demo, export, nat, pool, run, search, serve, setup
 from encas.errors import EncasError
 
 
@@ -67,5 +67,5 @@ def _root(
     """Find, export and serve cascades of image classifiers that stop as soon as they are sure."""
 
 
-for _module in (demo, pool, search, export, run, serve, setup):
+for _module in (demo, pool, nat, search, export, run, serve, setup):
     _module.register(app)

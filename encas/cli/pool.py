@@ -53,7 +53,8 @@ def record(
         typer.Option(
             "--member",
             metavar="SOURCE",
-            help="timm:NAME, torchvision:NAME, torch:MODULE:FUNCTION or onnx:FILE; may be repeated.",
+            help="timm:NAME, torchvision:NAME, torch:MODULE:FUNCTION, onnx:FILE, nat:FOLDER#NETWORK or "
+            "ofa:NAME; may be repeated.",
         ),
     ] = None,
     members: Annotated[

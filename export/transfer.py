@@ -1,0 +1,199 @@
+"""From a supernetwork and a data set to a pool: a run of transfer, whose best networks become members."""
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encas.data import LabelledImages, open_images
+from encas.errors import InvalidInput
+from encas.export.recorder import record
+from encas.export.source import MemberSpec
+from encas.files import locked, read_model, replaced, write_bytes, write_model
+from encas.pool import Pool
+from encas.preprocess import Preprocess
+from encas.search.nat import Supernet, SupernetFolder
+from encas.search.nat.config import Images, NatConfig
+from encas.search.nat.encoding import from_text
+from encas.search.nat.evaluate import Judge, Prepared
+from encas.search.nat.folder import FILE
+from encas.search.nat.images import Batches, CroppedAndFlipped, Pixels, RandomlyTransformed, Scale
+from encas.search.nat.spaces import space_named
+from encas.search.nat.transfer import Evaluation, Phase, Report, Transfer, best
+
+_BATCH = 250
+
+
+def transfer(
+    config: NatConfig,
+    run: Path | str,
+    pool: Path | str,
+    *,
+    data: Path | str = ".",
+    device: str = "cpu",
+    phase: Phase = lambda _name, _steps: lambda _done, _words: None,
+) -> tuple[Pool, tuple[Report, ...]]:
+    """Train and search a supernetwork, and record the best networks; what is done already is not done again.
+
+    Args:
+        config: What to do.
+        run: Folder for weights, evaluations and reports; goes on where it was.
+        pool: Folder; the networks are added to it.
+        data: What the paths of the configuration are relative to.
+        device: "cpu" or "cuda".
+        phase: Told what begins, and of how many steps it has; returns what is told of each.
+
+    Raises:
+        InvalidInput: There are no such images, a class has too few, or the run is of another configuration.
+        Diverged: Training lost its way.
+    """
+    run = Path(run)
+    splits = _Splits.open(config, Path(data))
+    with locked(run):
+        _check_config(config, run)
+        weights = None if config.weights is None else Path(data) / config.weights
+        search = Transfer(config, run, splits.judge(), splits.batches, weights, device, phase)
+        reports = search.run()
+        chosen = best(search.everything(), config.final.networks)
+        _keep(search.averaged(), chosen, run / "supernet", splits, phase)
+    members = [
+        MemberSpec(source=f"nat:{run / 'supernet'}#{one.genes}", name=f"{run.resolve().name}_{one.genes}")
+        for one in chosen
+    ]
+    for name, images in splits.recorded.items():
+        place = _written(images, run / "data" / name)
+        advance = phase(f"recording {name}", len(members) * len(images))
+        record(pool, members, place, split=name, classes=splits.classes, advance=advance)
+    return Pool.open(pool), reports
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """The images of a configuration."""
+
+    config: NatConfig
+    train: LabelledImages
+    recorded: dict[str, LabelledImages]  # val, and test if there is one
+
+    @classmethod
+    def open(cls, config: NatConfig, folder: Path) -> "_Splits":
+        data = config.data
+        train = _opened(data.train, folder)
+        named = {"val": data.val} if data.test is None else {"val": data.val, "test": data.test}
+        recorded = {name: _opened(images, folder).in_classes(train.classes) for name, images in named.items()}
+        for name, images in {"train": train, **recorded}.items():
+            _check_classes(name, images, data.classes)
+        counts = np.bincount(train.labels, minlength=data.classes)
+        if counts.min() < 2:
+            label = int(counts.argmin())
+            which = train.classes[label] if train.classes else str(label)
+            raise InvalidInput(
+                f"{data.train.path}: class '{which}' has {counts[label]} images; training needs at least 2"
+            )
+        return cls(config, train, recorded)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, where the training images have them."""
+        return self.train.classes
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images are prepared; each network at its own resolution."""
+        data = self.config.data
+        side = data.size or max(space_named(self.config.space).searched)
+        return Preprocess(
+            size=(side, side),
+            interpolation=data.interpolation,
+            crop_pct=data.crop_pct,
+            mean=data.mean,
+            std=data.std,
+        )
+
+    def judge(self) -> Judge:
+        """Evaluate on the first images of val, calibrate on the first ones of train."""
+        val = self.recorded["val"]
+        n_val = self.config.loop.val_images or len(val)
+        return Judge(
+            Prepared(val.take(np.arange(min(n_val, len(val)))), self.preprocess, self.config.data.resize),
+            self.calibration(self.config.loop.calibration_images),
+        )
+
+    def calibration(self, n: int) -> Prepared:
+        """The first n training images."""
+        first = self.train.take(np.arange(min(n, len(self.train))))
+        return Prepared(first, self.preprocess, self.config.data.resize)
+
+    def batches(self, size: int, seed: int) -> Batches:
+        """Draw training images."""
+        data = self.config.data
+        scale = Scale(data.mean, data.std)
+        if data.augment == "strong":
+            return RandomlyTransformed(self.train, scale, size, seed)
+        pixels = Prepared(self.train, self.preprocess).pixels(self.preprocess.size[0])
+        return CroppedAndFlipped(Pixels(pixels, self.train.labels), scale, size, seed)
+
+
+def _opened(images: Images, folder: Path) -> LabelledImages:
+    opened = open_images(folder / images.path)
+    if images.shuffled_by is not None:
+        opened = opened.take(np.random.default_rng(images.shuffled_by).permutation(len(opened)))
+    return opened.rows(images.rows)
+
+
+def _check_classes(name: str, images: LabelledImages, n_classes: int) -> None:
+    found = len(images.classes) if images.classes else int(images.labels.max()) + 1
+    if found != n_classes and (images.classes or found > n_classes):
+        raise InvalidInput(f"data.{name}: has {found} classes, the configuration says {n_classes}")
+
+
+def _check_config(config: NatConfig, run: Path) -> None:
+    """Keep the configuration with the run, and refuse to go on with another."""
+    file = run / "config.json"
+    if file.exists() and read_model(file, NatConfig) != config:
+        raise InvalidInput(
+            f"{run}: is a run of another configuration ({file}); name another folder with --run"
+        )
+    write_model(file, config)
+
+
+def _keep(supernet: Supernet, chosen: list[Evaluation], place: Path, splits: _Splits, phase: Phase) -> None:
+    """Write the supernetwork, and calibrate the networks that were chosen."""
+    if (place / FILE).exists():
+        folder = SupernetFolder.open(place)
+    else:
+        folder = SupernetFolder.create(place, supernet, splits.preprocess, splits.config.data.resize)
+    calibration = splits.calibration(splits.config.final.calibration_images)
+    advance: Callable[[int, str], None] = phase("calibrating", len(chosen))
+    for one in chosen:
+        if one.genes not in folder.file.networks:
+            arch = from_text(supernet.space, one.genes)
+            folder = folder.with_network(
+                one.genes, arch, calibration.tensors(arch.resolution), supernet=supernet
+            )
+        advance(1, f"{one.macs / 1e6:.4g} MMACs")
+
+
+def _written(images: LabelledImages, place: Path) -> Path:
+    """Write a split where the pool can find it again: pixels as `.npz`, names of files as `.csv`."""
+    if isinstance(images.images, np.ndarray):
+        file = place.with_suffix(".npz")
+        arrays: dict[str, Any] = {"images": images.images, "labels": images.labels}
+        if images.classes is not None:
+            arrays["classes"] = np.array(images.classes)
+        if not file.exists():
+            with replaced(file) as temporary, temporary.open("wb") as out:
+                np.savez(out, **arrays)
+        return file
+    file = place.with_suffix(".csv")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "class_index"])
+    for image, label in zip(images.images, images.labels.tolist(), strict=True):
+        writer.writerow([image.resolve(), label])
+    write_bytes(file, text.getvalue().encode())
+    return file
