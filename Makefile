@@ -15,7 +15,7 @@ demo: $(VENV)/demo
 	$(BIN)/encas demo
 
 test: $(VENV)/dev
-	$(BIN)/pytest -m "not slow and not real and not gpu"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not real and not gpu"
 
 test-all: $(VENV)/dev
 	$(BIN)/pytest -m "not gpu"

@@ -18,6 +18,8 @@ from encas.pool import Latency, Pool
 
 Run = Any
 
+pytestmark = pytest.mark.slow  # the search has to be compiled for it
+
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:

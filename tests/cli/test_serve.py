@@ -63,6 +63,7 @@ def test_it_says_one_line_and_stops_at_ctrl_c_with_code_0(bundle_path: Path) -> 
     assert (process.returncode, *rest) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_it_takes_its_options_and_stops_at_sigterm_with_code_0(bundle_path: Path) -> None:
     process = start(bundle_path, "--json", "--max-body-mb", "1")
     assert process.stdout is not None
@@ -81,6 +82,7 @@ def test_it_takes_its_options_and_stops_at_sigterm_with_code_0(bundle_path: Path
     assert (process.returncode, *rest) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_the_commands_of_its_help_work(served: "Served", tmp_path: Path) -> None:
     help_text = subprocess.run([ENCAS, "serve", "--help"], capture_output=True, text=True, check=True).stdout
     (tmp_path / "image.png").write_bytes(base64.b64decode(EXAMPLE_PNG))
@@ -158,6 +160,7 @@ def test_it_starts_without_what_only_searching_and_training_need(
         assert asks(server.url) == ["digit 0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "extra"), [("fastapi", "serve"), ("onnxruntime", "cpu")])
 def test_without_what_it_needs_it_names_the_extra(module: str, extra: str, bundle_path: Path) -> None:
     command: list[str | Path] = [*without(module), "serve", bundle_path, "--port", "0"]

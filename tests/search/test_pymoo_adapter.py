@@ -30,6 +30,7 @@ def test_pymoo_gets_the_whole_front() -> None:
     assert (Traps().known.objectives(found.X - 3) == found.F).all()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result_and_a_history_can_be_kept() -> None:
     settings = {"seed": 5, "save_history": True}
     one, other = (

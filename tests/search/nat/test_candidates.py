@@ -39,6 +39,7 @@ def test_the_trade_offs_of_a_small_problem_are_found(name: str) -> None:
     assert hypervolume(objectives, reference) >= 0.98 * hypervolume(front, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nsga3", "gomea"])
 def test_the_same_seed_finds_the_same(name: str) -> None:
     assert [part.tobytes() for part in found(name)] == [part.tobytes() for part in found(name)]

@@ -20,6 +20,8 @@ from .nets import images
 ALPHANET = SPACES["alphanet"]
 State = dict[str, Tensor]
 
+pytestmark = pytest.mark.slow  # files as large as the published ones
+
 
 def norm(name: str, n: int, *, tracking: bool) -> Iterator[tuple[str, Tensor]]:
     """A normalisation of AlphaNet, with the statistics that nothing uses."""
