@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -142,6 +143,26 @@ def read_model(path: Path, model: type[Model]) -> Model:
         return parse_model(json.loads(text), model, str(path))
     except (ValueError, RecursionError) as error:  # beside broken JSON: endless numbers, endless nesting
         raise InvalidInput(f"{path}: not JSON: {error}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read what people write.
+
+    Raises:
+        InvalidInput: No such file, or not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidInput(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InvalidInput(f"{path}: not YAML: is a folder") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # beside broken YAML: no text, dates, nesting
+        raise InvalidInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def parse_model(value: Any, model: type[Model], place: str) -> Model:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 
 from encas.errors import InvalidInput, require
-from encas.files import FileModel, parse_model, sha256_of
+from encas.files import FileModel, parse_model, read_yaml, sha256_of
 from encas.pool import NAME, Member
 from encas.preprocess import Preprocess
 
@@ -103,7 +102,7 @@ def read_members(path: Path) -> tuple[MemberSpec, ...]:
     Raises:
         InvalidInput: No such file, not YAML, or not a list of `MemberSpec`.
     """
-    value = _read_yaml(path)
+    value = read_yaml(path)
     if not isinstance(value, list):
         raise InvalidInput(
             f"{path}: must be a list of members, each with a source; is {type(value).__name__}"
@@ -118,7 +117,7 @@ def read_preprocess(path: Path) -> Preprocess:
     Raises:
         InvalidInput: No such file, not YAML, or not what `Preprocess` says.
     """
-    return parse_model(_read_yaml(path), Preprocess, str(path))
+    return parse_model(read_yaml(path), Preprocess, str(path))
 
 
 def absolute(spec: MemberSpec, folder: Path) -> MemberSpec:
@@ -259,12 +258,3 @@ def _found(file: str, folder: Path) -> str:
     if not path.is_file():
         raise InvalidInput(f"{path}: no such file")
     return str(path)
-
-
-def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidInput(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:  # dates, nesting
-        raise InvalidInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None

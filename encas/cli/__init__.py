@@ -16,7 +16,19 @@ class _Group(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List them in the order in which they are used."""
-        order = ("demo", "pool", "search", "pick", "evaluate", "plot", "export", "run", "measure", "serve")
+        order = (
+            "demo",
+            "pool",
+            "nat",
+            "search",
+            "pick",
+            "evaluate",
+            "plot",
+            "export",
+            "run",
+            "measure",
+            "serve",
+        )
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 

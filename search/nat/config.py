@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from encas.errors import InvalidInput
-from encas.files import FileModel, parse_model
+from encas.files import FileModel, parse_model, read_yaml
 from encas.preprocess import Interpolation
 from encas.search.nat.spaces import space_named
 
@@ -113,11 +112,4 @@ def read_config(path: Path | str) -> NatConfig:
     Raises:
         InvalidInput: No such file, not YAML, or a field that is not what it should be.
     """
-    path = Path(path)
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidInput(f"{path}: no such file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    return parse_model(value, NatConfig, str(path))
+    return parse_model(read_yaml(Path(path)), NatConfig, str(path))
