@@ -10,6 +10,8 @@ from encas.pool import Latency, Pool
 from encas.search import search
 from encas.search.picture import draw_html, draw_png
 
+pytestmark = pytest.mark.slow  # the libraries that draw take seconds to load
+
 
 @pytest.fixture
 def front(pool_path: Path) -> Front:
