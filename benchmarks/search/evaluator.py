@@ -1,7 +1,7 @@
 """How fast a search evaluates, on synthetic pools, beside a plain evaluator in numpy.
 
     python benchmarks/search/evaluator.py [10 100 1000] [--workers 2] [--json FILE]
-    python benchmarks/search/evaluator.py --full --table timm_models.csv --folder /var/tmp/pools
+    python benchmarks/search/evaluator.py --full --table timm_models.csv --folder pools
 
 A pool is named by its number of classes: 100 members x 10,000 samples for 10 and 100 classes, 40 x 20,683 for
 1,000. `--full` is a pool as large as that of the published experiment, 518 x 20,683 x 1,000, with members as

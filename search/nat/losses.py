@@ -12,7 +12,6 @@ from torch.nn import functional as F
 Distillation = Callable[[Tensor, Tensor], Tensor]  # student's and teacher's logits
 
 _LARGEST_RATIO = 5.0  # keeps single classes from deciding the gradient
-_SMALL, _LARGE = -1.0, 1.0  # alpha of the two divergences
 
 
 def kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -32,20 +31,14 @@ def adaptive_alpha(student: Tensor, teacher: Tensor) -> Tensor:
     log_q, log_p = F.log_softmax(student.float(), 1), F.log_softmax(teacher.detach().float(), 1)
     p, q = log_p.exp(), log_q.detach().exp()
     gap = log_p - log_q.detach()
-    small = _divergence(gap, q, _SMALL)
-    large = (p * gap).sum(1)
-    ratio = (_SMALL * gap).exp().clamp(max=_LARGEST_RATIO)
-    surrogate_small = -(q * ratio * log_q).sum(1) / _SMALL
+    ratio = (-gap).exp().clamp(max=_LARGEST_RATIO)  # q / p
+    small = (q * (ratio - 1)).sum(1) / 2  # alpha = -1
+    large = (p * gap).sum(1)  # alpha = 1
+    surrogate_small = (q * ratio * log_q).sum(1)
     surrogate_large = -(p * log_q).sum(1)
     surrogate = torch.where(small > large, surrogate_small, surrogate_large)
     value = torch.maximum(small, large)
     return (surrogate - surrogate.detach() + value).mean()
-
-
-def _divergence(gap: Tensor, q: Tensor, alpha: float) -> Tensor:
-    """1 / (alpha (alpha - 1)) * sum of q ((p / q)^alpha - 1), with the same clipped ratio as the gradient."""
-    ratio = (alpha * gap).exp().clamp(max=_LARGEST_RATIO)
-    return (q * (ratio - 1)).sum(1) / (alpha * (alpha - 1))
 
 
 DISTILLATIONS: dict[str, Distillation] = {"kl": kl, "alpha": adaptive_alpha}

@@ -44,7 +44,6 @@ class Plain:
     candidates: Sequence[Arch]
     cut_mix: float = 0.0  # probability
     cut_out: int = 0  # side in pixels
-    label_smoothing: float = 0.0
 
     def archs(self, step: Step) -> Sequence[Arch]:
         """One of the candidates, all equally likely."""
@@ -58,9 +57,9 @@ class Plain:
         if self.cut_out:
             images = cut_out(images, step.rng, self.cut_out)
         logits = supernet(images, archs[0])
-        loss = share * F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = share * F.cross_entropy(logits, labels)
         if share < 1:
-            loss = loss + (1 - share) * F.cross_entropy(logits, pasted, label_smoothing=self.label_smoothing)
+            loss = loss + (1 - share) * F.cross_entropy(logits, pasted)
         torch.autograd.backward(loss)
         return loss.detach()
 
