@@ -69,7 +69,7 @@ def recorded(executor: CascadeExecutor, images: NDArray[np.uint8]) -> tuple[Answ
             axis=1
         )
         assert stage.threshold is not None
-        clear &= np.abs(confidence - stage.threshold) > 1e-4 + 2**-12
+        clear &= np.abs(confidence - stage.threshold) > 1e-4
     assert clear.mean() > 0.99
     return answers, clear
 
