@@ -56,7 +56,7 @@ class Loop(FileModel):
 
     iterations: int = Field(ge=1)
     first: int = Field(ge=3)  # architectures before the first iteration
-    candidates: int = Field(ge=1)
+    candidates: int = Field(ge=3)
     epochs: float = Field(default=0, ge=0)  # per iteration; 0 leaves the weights alone
     batch: int = Field(default=96, ge=2)
     rate: float = Field(default=0.01, gt=0)

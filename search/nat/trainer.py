@@ -92,7 +92,7 @@ class Trainer:
         self,
         checkpoint: Path | None = None,
         *,
-        every_s: float = 60.0,
+        every_s: float = 20.0,
         clock: Clock = lambda: 0.0,
         tell: Tell = lambda _progress: None,
     ) -> None:

@@ -241,20 +241,23 @@ class Transfer:
                 guess, low, high, evaluations=budget, seed=seed, canonical=self._canonical
             )
         seen = {one.genes for one in archive}
-        if (
-            loop.archive == "replaced"
-        ):  # its errors are of other weights: it may be chosen, and evaluated again
+        ends = np.empty((0, len(low)), np.int64)
+        if loop.archive == "replaced":  # its errors are of other weights: all may be evaluated again,
             genes, objectives = np.vstack([genes, known]), np.vstack([objectives, guess(known)])
-            seen = set()
+            ends = self._canonical(np.stack([low, high]))  # and the smallest and the largest always are
+            seen = {as_text(one) for one in ends.tolist()}
         new = [row for row, one in enumerate(genes) if as_text(one.tolist()) not in seen]
-        rows = candidates.choose(genes[new], objectives[new], loop.candidates, seed)
-        texts = tuple(as_text(one) for one in genes[new][rows].tolist())
+        genes, objectives = genes[new], objectives[new]
+        rows = candidates.choose(genes, objectives, loop.candidates - len(ends), seed)
+        genes = np.vstack([ends, genes[rows]])
+        objectives = np.vstack([guess(ends), objectives[rows]]) if len(ends) else objectives[rows]
+        texts = tuple(as_text(one) for one in genes.tolist())
         if not texts:
             raise InvalidInput(
                 f"{self.folder}: iteration {iteration} found nothing new; the space of {self.space.name} is "
                 "searched well enough: lower loop.iterations"
             )
-        return Candidates(genes=texts, guessed_errors=tuple(objectives[new][rows, 0].tolist()))
+        return Candidates(genes=texts, guessed_errors=tuple(objectives[:, 0].tolist()))
 
     def _evaluated(self, iteration: int, supernet: Supernet, chosen: Candidates) -> Evaluated:
         """Train the candidates' weights and evaluate them; leaves the supernetwork with these weights."""
@@ -350,9 +353,10 @@ class Transfer:
 
 
 def best(evaluations: Sequence[Evaluation], n: int) -> list[Evaluation]:
-    """Up to n, by rising MACs: what nothing dominates, then what only these dominate, and so on."""
-    left = list(evaluations)
-    chosen: list[Evaluation] = []
+    """Up to n, by rising MACs: the cheapest and the dearest, what nothing dominates, what only these do, ..."""
+    by_macs = sorted(evaluations, key=lambda one: (one.macs, one.error, one.genes))
+    chosen = by_macs[:1] + by_macs[1:][-1:]  # what everything else is compared with
+    left = by_macs[1:-1]
     while left and len(chosen) < n:
         points = np.array([[one.error, one.macs] for one in left])
         front = set(non_dominated(points).tolist())
