@@ -11,6 +11,7 @@ Numbers = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
 _N_MEMBERS = 500
+_AT_ONCE = 4  # genes
 
 
 class Predictor:
@@ -49,8 +50,10 @@ class Predictor:
             raise ValueError(f"genes must be (p, {self._n_genes}), are {genes.shape}")
         with ThreadPoolExecutor() as threads:
             guesses = np.stack(list(threads.map(lambda member: member.predict(genes), self._members)))
-        guesses[~np.isfinite(guesses)] = np.nan
-        return np.asarray(np.nanmedian(guesses, axis=0), np.float64)
+        finite = np.isfinite(guesses)
+        if finite.all():  # four times as fast
+            return np.asarray(np.median(guesses, axis=0), np.float64)
+        return np.asarray(np.nanmedian(np.where(finite, guesses, np.nan), axis=0), np.float64)
 
 
 class _Member:
@@ -58,7 +61,9 @@ class _Member:
 
     def __init__(self, used: NDArray[np.intp], centres: Numbers, weights: Numbers, tail: Numbers) -> None:
         self.used = used
-        self.centres = np.ascontiguousarray(centres.T, np.float32)  # (u, q)
+        # (u, q), with as many rows of zeros as make it a multiple of what the compiled loop takes at once.
+        self.centres = np.zeros((-(-len(used) // _AT_ONCE) * _AT_ONCE, len(centres)), np.float32)
+        self.centres[: len(used)] = centres.T
         self.weights, self.tail = weights.astype(np.float32), tail.astype(np.float32)
 
     @classmethod
@@ -80,8 +85,9 @@ class _Member:
 
     def predict(self, genes: Singles) -> Singles:
         """(p,) guesses for (p, g) genes."""
-        own = np.ascontiguousarray(genes[:, self.used])
-        guesses: Singles = own @ self.tail[:-1] + self.tail[-1]
+        own = np.zeros((len(genes), len(self.centres)), np.float32)
+        own[:, : len(self.used)] = genes[:, self.used]
+        guesses: Singles = own[:, : len(self.used)] @ self.tail[:-1] + self.tail[-1]
         _add_cubes(own, self.centres, self.weights, guesses)
         return guesses
 
@@ -109,18 +115,22 @@ def _different(genes: Genes) -> NDArray[np.intp]:
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _add_cubes(genes: Singles, centres: Singles, weights: Singles, out: Singles) -> None:
-    """Add to (p,) numbers the weighed cubes of (p, u) genes' distances from (u, q) centres.
+    """Add to (p,) numbers the weighed cubes of (p, u) genes' distances from (u, q) centres; u is divisible by 4.
 
-    Float32 is twice as fast, and its error far below that of any prediction.
+    Float32 is twice as fast, and its error far below that of any prediction; so are four genes at once, since
+    the sums are then read and written a quarter as often.
     """
-    squares = np.empty(centres.shape[1], np.float32)
+    n = centres.shape[1]
+    squares = np.empty(n, np.float32)
     for i in range(len(genes)):
         squares[:] = 0
-        for f in range(genes.shape[1]):
-            for j in range(len(squares)):
-                apart = genes[i, f] - centres[f, j]
-                squares[j] += apart * apart
+        for f in range(0, genes.shape[1], _AT_ONCE):
+            one, two, three, four = genes[i, f], genes[i, f + 1], genes[i, f + 2], genes[i, f + 3]
+            for j in range(n):
+                a, b = one - centres[f, j], two - centres[f + 1, j]
+                c, d = three - centres[f + 2, j], four - centres[f + 3, j]
+                squares[j] += (a * a + b * b) + (c * c + d * d)
         total = np.float32(0)
-        for j in range(len(squares)):
+        for j in range(n):
             total += weights[j] * squares[j] * np.sqrt(squares[j])
         out[i] += total
