@@ -115,9 +115,9 @@ def _different(genes: Genes) -> NDArray[np.intp]:
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _add_cubes(genes: Singles, centres: Singles, weights: Singles, out: Singles) -> None:
-    """Add to (p,) numbers the weighed cubes of (p, u) genes' distances from (u, q) centres; u is divisible by 4.
+    """Add to (p,) numbers the weighed cubes of (p, u) genes' distances from (u, q) centres.
 
-    Float32 is twice as fast, and its error far below that of any prediction; so are four genes at once, since
+    u is a multiple of 4. Float32 is twice as fast, and its error far below that of any prediction; so are four genes at once, since
     the sums are then read and written a quarter as often.
     """
     n = centres.shape[1]

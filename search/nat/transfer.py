@@ -353,7 +353,7 @@ class Transfer:
 
 
 def best(evaluations: Sequence[Evaluation], n: int) -> list[Evaluation]:
-    """Up to n, by rising MACs: the cheapest and the dearest, what nothing dominates, what only these do, ..."""
+    """Up to n, by rising MACs: the cheapest and the dearest, and the best fronts of the rest."""
     by_macs = sorted(evaluations, key=lambda one: (one.macs, one.error, one.genes))
     chosen = by_macs[:1] + by_macs[1:][-1:]  # what everything else is compared with
     left = by_macs[1:-1]
