@@ -117,8 +117,8 @@ def _different(genes: Genes) -> NDArray[np.intp]:
 def _add_cubes(genes: Singles, centres: Singles, weights: Singles, out: Singles) -> None:
     """Add to (p,) numbers the weighed cubes of (p, u) genes' distances from (u, q) centres.
 
-    u is a multiple of 4. Float32 is twice as fast, and its error far below that of any prediction; so are four genes at once, since
-    the sums are then read and written a quarter as often.
+    u is a multiple of 4. Float32 is twice as fast, and its error far below that of any prediction; so are
+    four genes at once, since the sums are then read and written a quarter as often.
     """
     n = centres.shape[1]
     squares = np.empty(n, np.float32)
