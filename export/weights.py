@@ -1,17 +1,14 @@
 """Weights from a file into a torch module, checked tensor by tensor."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from encas.errors import InvalidInput
+from encas.search.nat.tensors import read_tensors
 
 State = dict[str, Tensor]
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training programs put tensors under
 
 
 def read_state(path: Path) -> State:
@@ -20,23 +17,7 @@ def read_state(path: Path) -> State:
     Raises:
         InvalidInput: Neither of the two, or more than named tensors.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InvalidInput(
-            f"{path}: holds more than named tensors and would run code; save the state_dict alone"
-        ) from None
-    except Exception as error:  # a damaged file makes either library raise whatever it likes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInput(f"{path}: is no file of weights: {reason}") from None
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise InvalidInput(f"{path}: must hold a state_dict of named tensors, holds {type(loaded).__name__}")
-    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+    return {key.removeprefix("module."): tensor for key, tensor in read_tensors(path).items()}
 
 
 def n_classes_of(state: State) -> int | None:

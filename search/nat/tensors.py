@@ -20,7 +20,7 @@ from torch import Tensor
 from encas.errors import InvalidInput
 
 State = Mapping[str, Tensor]
-_WRAPPERS = ("state_dict", "model_state_dict")
+_WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training programs put tensors under
 
 
 def read_tensors(path: Path) -> State:
