@@ -135,17 +135,20 @@ def _left(n: float, per_s: float) -> str:
 
 
 def _lines(description: str, total: int, every_s: float = 10.0) -> Advance:
-    started_s = time.monotonic()
-    state = {"done": 0, "printed_s": started_s}
+    printed_s = time.monotonic()
+    done, began = 0, (0, printed_s)
 
-    def advance(done: int, words: str) -> None:
-        state["done"] += done
+    def advance(more: int, words: str) -> None:
+        nonlocal done, began, printed_s
         now_s = time.monotonic()
-        if state["done"] >= total or now_s - state["printed_s"] >= every_s:
-            state["printed_s"] = now_s
-            left = _left(total - state["done"], state["done"] / max(now_s - started_s, 1e-9))
-            print_note(
-                ", ".join(filter(None, [f"{description}: {state['done']}/{total} {words}".rstrip(), left]))
-            )
+        if (
+            not done
+        ):  # what an earlier run had done comes at once, and says nothing of how long the rest takes
+            began = (more, now_s)
+        done += more
+        if done >= total or now_s - printed_s >= every_s:
+            printed_s = now_s
+            left = _left(total - done, (done - began[0]) / max(now_s - began[1], 1e-9))
+            print_note(", ".join(filter(None, [f"{description}: {done}/{total} {words}".rstrip(), left])))
 
     return advance

@@ -25,11 +25,12 @@ def test_progress_without_a_terminal_prints_the_last_line_only(capsys: pytest.Ca
     assert capsys.readouterr().err == "recording: 3/3 resnet20\n"
 
 
-def test_progress_says_how_long_the_rest_takes(
+def test_progress_says_how_long_the_rest_takes_by_what_was_done_since_it_began(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = iter([0.0, 20.0])
+    seconds = iter([0.0, 1.0, 21.0])
     monkeypatch.setattr("encas.cli.output.time.monotonic", lambda: next(seconds))
     with progress("recording", 100) as advance:
-        advance(20, "resnet20")
-    assert capsys.readouterr().err == "recording: 20/100 resnet20, 1:20 left\n"
+        advance(70, "resnet20")  # by an earlier run
+        advance(10, "resnet32")
+    assert capsys.readouterr().err == "recording: 80/100 resnet32, 0:40 left\n"
