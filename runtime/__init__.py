@@ -33,8 +33,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and name the remedy where Pillow is missing."""
+    """Import what is asked for, and name the remedy where Pillow or simplejpeg is missing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'encas.runtime' has no attribute '{name}'")
-    require("PIL", "cpu")
+    for module in ("PIL", "simplejpeg"):
+        require(module, "cpu")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image as pillow
 from PIL import UnidentifiedImageError
@@ -16,6 +17,8 @@ AnyImage = bytes | str | Path | NDArray[np.uint8] | pillow.Image
 
 # Those of encas.data.IMAGE_SUFFIXES. Pillow knows more, and runs Ghostscript on some of them.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_JPEG = b"\xff\xd8\xff"
+_JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMIT
 
     Encoded images become RGB by Pillow's `convert`: alpha is dropped, palettes and CMYK are resolved, and
     the orientation noted in EXIF is *not* applied, since the networks were trained and evaluated without it.
-    Of a file with several frames the first one counts.
+    Of a file with several frames the first one counts. Sound JPEG files are read by simplejpeg, to the same
+    pixels in less time.
 
     Args:
         image: Anything of `AnyImage`; an array (h, w) stays grayscale.
@@ -74,6 +78,10 @@ def _read(path: Path, limits: Limits) -> bytes:
 def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
     if len(content) > limits.encoded_bytes:
         raise InvalidInput(f"{place}: more than {limits.encoded_bytes} bytes; use a smaller file")
+    if content.startswith(_JPEG):
+        image = _sound_jpeg(content, place, limits)
+        if image is not None:
+            return image
     try:
         image = pillow.open(io.BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError:
@@ -85,6 +93,27 @@ def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
         raise InvalidInput(f"{place}: is no whole image: {_first_line(error)}") from None
     _check_pixels(image.size, place, limits)
     return _loaded(image, place)
+
+
+def _sound_jpeg(content: bytes, place: str, limits: Limits) -> pillow.Image | None:
+    """Decode a JPEG file that gives no cause for a warning; None leaves the others to Pillow.
+
+    Both decoders are libjpeg-turbo with the same settings, so the pixels are the same. CMYK is Pillow's to
+    convert, and how much of a damaged file is still an image is Pillow's to say.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except (ValueError, KeyError):  # KeyError: a colour space without a name
+        return None
+    if colours not in _JPEG_COLOURS:
+        return None
+    _check_pixels((width, height), place, limits)
+    try:
+        pixels = simplejpeg.decode_jpeg(content, colorspace="RGBX")
+    except ValueError:
+        return None
+    # Pillow keeps four bytes for a pixel of RGB, so these are only copied.
+    return pillow.frombytes("RGB", (width, height), pixels.data, "raw", "RGBX")
 
 
 def _loaded(image: pillow.Image, place: str, keep: tuple[str, ...] = ("RGB",)) -> pillow.Image:

@@ -18,6 +18,6 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for, and name the remedy where the web framework is missing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'encas.serve' has no attribute '{name}'")
-    for module, extra in (("fastapi", "serve"), ("uvicorn", "serve"), ("PIL", "cpu")):
+    for module, extra in (("fastapi", "serve"), ("uvicorn", "serve"), ("PIL", "cpu"), ("simplejpeg", "cpu")):
         require(module, extra)
     return getattr(importlib.import_module(_HOMES[name]), name)
