@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as pillow
 
 from encas.bundle import Bundle
 from encas.cascade import Answers, Rows, run_cascade
 from encas.errors import InvalidInput
-from encas.preprocess import Preprocess
-from encas.runtime.images import AnyImage, decode
-from encas.runtime.preprocess import Tensor, keeps_size, normalise, prepare_batch
+from encas.runtime.images import AnyImage
+from encas.runtime.inputs import Inputs, Threads
 from encas.runtime.session import Session, choose_provider, open_session
 
 # n images; or all of them in one uint8 array, (n, h, w) or (n, h, w, 3); or a ready float32 tensor.
@@ -62,6 +60,7 @@ class CascadeExecutor:
         self._macs = [member.macs for member in self._members]
         self._specs = list(dict.fromkeys(member.preprocess for member in self._members))  # the distinct ones
         self._spec_of = [self._specs.index(member.preprocess) for member in self._members]
+        self._threads = Threads()
         self._sessions = {name: self._open(name) for name in dict.fromkeys(self.bundle.cascade.member_names)}
 
     def __enter__(self) -> "CascadeExecutor":
@@ -77,6 +76,7 @@ class CascadeExecutor:
     def close(self) -> None:
         """Let go of the sessions; the executor cannot run any more."""
         self._sessions = {}
+        self._threads.close()
 
     @property
     def sessions(self) -> dict[str, Session]:
@@ -133,18 +133,16 @@ class CascadeExecutor:
             )
         return session
 
-    def _inputs(self, images: Images) -> "_Inputs":
+    def _inputs(self, images: Images) -> Inputs:
         if isinstance(images, (str, bytes, Path)):
             raise InvalidInput("images: one image was given; put it into a list")
         if not isinstance(images, np.ndarray):
-            decoded = [decode(image, f"image {row}") for row, image in enumerate(images)]
-            return _Inputs(self._specs, len(decoded), decoded)
+            return Inputs(self._specs, list(images), self._threads)
         if images.dtype == np.uint8:
-            pixels = _checked_pixels(images)
-            return _Inputs(self._specs, len(pixels), pixels)
+            return Inputs(self._specs, _checked_pixels(images), self._threads)
         return self._ready(images)
 
-    def _ready(self, tensor: NDArray[Any]) -> "_Inputs":
+    def _ready(self, tensor: NDArray[Any]) -> Inputs:
         """Take a tensor that the caller has prepared, which can only suit members that agree."""
         if len(self._specs) != 1:
             raise InvalidInput(
@@ -158,7 +156,7 @@ class CascadeExecutor:
                 f"images: a prepared tensor must be float32 of shape (n, {', '.join(map(str, spec.shape))}), "
                 f"is {tensor.dtype} of {tensor.shape}"
             )
-        return _Inputs(self._specs, len(tensor), (), tensor)
+        return Inputs.ready(spec, tensor, self._threads)
 
     def _check(self, probs: NDArray[np.float32], stage: int, active: Rows) -> None:
         name = self._members[stage].name
@@ -172,46 +170,6 @@ class CascadeExecutor:
                 f"{self.bundle.path}: '{name}' answered NaN or infinity for image {row}; "
                 "probabilities are needed (does the image hold NaN?)"
             )
-
-
-class _Inputs:
-    """The images of one call, prepared when a stage first asks, and only for the rows that it asks for."""
-
-    def __init__(
-        self,
-        specs: Sequence[Preprocess],
-        n: int,
-        images: Sequence[pillow.Image] | NDArray[np.uint8],
-        ready: Tensor | None = None,
-    ) -> None:
-        self.n = n
-        self.n_resized = 0
-        self._specs = specs
-        self._images = images
-        # Index of the preprocessing -> the rows that were prepared, and their tensor.
-        self._prepared: dict[int, tuple[Rows, Tensor]] = {}
-        if ready is not None:
-            self._prepared[0] = (np.arange(n), ready)
-
-    def tensor(self, which: int, rows: Rows) -> Tensor:
-        """Return the samples of some rows; a later call asks for the same rows or for fewer."""
-        if which in self._prepared:
-            have, tensor = self._prepared[which]
-            if len(have) != len(rows):
-                tensor = tensor[np.searchsorted(have, rows)]
-        else:
-            tensor = self._prepare(self._specs[which], rows)
-            self.n_resized += len(rows)
-        self._prepared[which] = (rows, tensor)
-        return tensor
-
-    def _prepare(self, spec: Preprocess, rows: Rows) -> Tensor:
-        images = self._images
-        if isinstance(images, np.ndarray):
-            pixels = images.reshape(*images.shape[:3], -1)
-            if keeps_size(pixels.shape[1:3], spec) and pixels.shape[3] == spec.channels:
-                return normalise(pixels[rows], spec)
-        return prepare_batch([decode(images[row], f"image {row}") for row in rows], spec)
 
 
 def _checked_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:

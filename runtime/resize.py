@@ -21,6 +21,8 @@ _REACH = {
     pillow.Resampling.BICUBIC: 2.0,
     pillow.Resampling.LANCZOS: 3.0,
 }
+# Share of the pixels above which two passes of our own, with copies in between, save no time.
+_WORTH_IT = 0.9
 
 
 class _Axis(NamedTuple):
@@ -70,6 +72,11 @@ def resize_part(
     across, down = x.edges(), y.edges()
     if across and down:
         return image.resize((x.kept, y.kept), resample, (across[0], down[0], across[1], down[1]))
+    first, last = y.needed(_REACH[resample])
+    whole = x.target * (y.source + y.target)
+    part = (x.kept if across else x.target) * (last - first) + x.kept * (y.kept if down else y.target)
+    if part > _WORTH_IT * whole:
+        return _whole(image, x, y, resample)
     return _in_passes(image, x, y, resample)
 
 

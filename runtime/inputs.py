@@ -1,0 +1,120 @@
+"""The images of one call of the executor, from what the caller gave to what a stage's network takes."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as pillow
+
+from encas.cascade import Rows
+from encas.preprocess import Preprocess
+from encas.runtime.images import AnyImage, decode
+from encas.runtime.preprocess import Tensor, keeps_size, normalise, prepare_into
+
+# Parts of a batch for each thread: images differ, and a thread that is done early takes another part.
+_PARTS = 4
+
+
+class Threads:
+    """One thread for each processor that this process may use, started when first needed.
+
+    Decoding, resizing and normalising leave Python's lock alone.
+    """
+
+    def __init__(self) -> None:
+        self._n = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._n, "encas-images")
+
+    def for_parts(self, n: int, work: Callable[[range], None]) -> None:
+        """Call `work` with ranges that together are `range(n)`; what the first of them raises is raised."""
+        n_parts = min(n, _PARTS * self._n)
+        if self._n == 1 or n_parts < 2:
+            work(range(n))
+            return
+        edges = [n * part // n_parts for part in range(n_parts + 1)]
+        parts = [self._pool.submit(work, range(*pair)) for pair in pairwise(edges)]
+        try:
+            for part in parts:
+                part.result()
+        finally:
+            for part in parts:
+                part.cancel()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=False)
+
+
+class Inputs:
+    """The images of one call, prepared when a stage first asks, and only for the rows that it asks for.
+
+    An image is decoded once, when it is first needed, and kept for as long as a later stage might want it
+    prepared in another way.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[Preprocess],
+        images: Sequence[AnyImage] | NDArray[np.uint8],
+        threads: Threads,
+    ) -> None:
+        self.n = len(images)
+        self.n_resized = 0
+        self._specs = specs
+        # Pillow's images read their file when first used, which two threads must not do to the same one.
+        self._images: Sequence[AnyImage] | NDArray[np.uint8] = (
+            images
+            if isinstance(images, np.ndarray)
+            else [_read(image, row) for row, image in enumerate(images)]
+        )
+        self._threads = threads
+        self._decoded: dict[int, pillow.Image] = {}
+        # Index of the preprocessing -> the rows that were prepared, and their tensor.
+        self._prepared: dict[int, tuple[Rows, Tensor]] = {}
+
+    @classmethod
+    def ready(cls, spec: Preprocess, tensor: Tensor, threads: Threads) -> "Inputs":
+        """Take a tensor that the caller has prepared."""
+        inputs = cls([spec], np.empty((len(tensor), 0, 0), np.uint8), threads)
+        inputs._prepared[0] = (np.arange(len(tensor)), tensor)
+        return inputs
+
+    def tensor(self, which: int, rows: Rows) -> Tensor:
+        """Return the samples of some rows; a later call asks for the same rows or for fewer."""
+        if which in self._prepared:
+            have, tensor = self._prepared[which]
+            if len(have) != len(rows):
+                tensor = tensor[np.searchsorted(have, rows)]
+        else:
+            tensor = self._prepare(self._specs[which], rows)
+            self.n_resized += len(rows)
+        self._prepared[which] = (rows, tensor)
+        return tensor
+
+    def _prepare(self, spec: Preprocess, rows: Rows) -> Tensor:
+        images = self._images
+        if isinstance(images, np.ndarray):
+            pixels = images.reshape(*images.shape[:3], -1)
+            if keeps_size(pixels.shape[1:3], spec) and pixels.shape[3] == spec.channels:
+                return normalise(pixels[rows], spec)
+        tensor = np.empty((len(rows), *spec.shape), np.float32)
+        is_last = len(self._prepared) + 1 == len(self._specs)
+        decoded, self._decoded = self._decoded, {}  # the other rows are done with
+
+        def work(part: range) -> None:
+            for at in part:
+                row = int(rows[at])
+                image = decoded[row] if row in decoded else decode(images[row], f"image {row}")
+                if not is_last:
+                    self._decoded[row] = image
+                prepare_into(tensor[at], image, spec)
+
+        self._threads.for_parts(len(rows), work)
+        return tensor
+
+
+def _read(image: AnyImage, row: int) -> AnyImage:
+    return decode(image, f"image {row}") if isinstance(image, pillow.Image) else image

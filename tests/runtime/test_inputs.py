@@ -1,0 +1,88 @@
+import io
+import threading
+
+import numpy as np
+import pytest
+
+pillow = pytest.importorskip("PIL.Image")
+
+from encas.errors import InvalidInput  # noqa: E402
+from encas.preprocess import Preprocess  # noqa: E402
+from encas.runtime.images import decode  # noqa: E402
+from encas.runtime.inputs import Inputs, Threads  # noqa: E402
+from encas.runtime.preprocess import prepare  # noqa: E402
+
+SMALL, LARGE = Preprocess(size=(8, 8), crop_pct=0.875), Preprocess(size=(24, 24))
+
+
+@pytest.fixture(scope="module")
+def threads() -> Threads:
+    return Threads()
+
+
+def files(n: int) -> list[bytes]:
+    rng, found = np.random.default_rng(0), []
+    for index in range(n):
+        file = io.BytesIO()
+        pixels = rng.integers(0, 256, (20 + index, 50 - index, 3), np.uint8)
+        pillow.fromarray(pixels).save(file, ("PNG", "JPEG")[index % 2])
+        found.append(file.getvalue())
+    return found
+
+
+def test_a_batch_is_its_images_in_their_order(threads: Threads) -> None:
+    images = files(21)
+    tensor = Inputs([SMALL], images, threads).tensor(0, np.arange(21))
+    for image, sample in zip(images, tensor, strict=True):
+        assert np.array_equal(sample, prepare(decode(image), SMALL))
+
+
+def test_a_later_stage_gets_survivors_in_its_own_size(threads: Threads) -> None:
+    images = files(9)
+    inputs = Inputs([SMALL, LARGE], images, threads)
+    inputs.tensor(0, np.arange(9))
+    assert inputs.n_resized == 9
+    survivors = np.array([1, 2, 7])
+    tensor = inputs.tensor(1, survivors)
+    assert inputs.n_resized == 12
+    for row, sample in zip(survivors, tensor, strict=True):
+        assert np.array_equal(sample, prepare(decode(images[row]), LARGE))
+    assert np.array_equal(inputs.tensor(1, survivors[1:]), tensor[1:])
+    assert inputs.n_resized == 12
+
+
+def test_the_first_image_that_cannot_be_read_is_named(threads: Threads) -> None:
+    images = files(12)
+    images[4] = images[9] = b"garbage"
+    with pytest.raises(InvalidInput, match=r"^image 4: is no image"):
+        Inputs([SMALL], images, threads).tensor(0, np.arange(12))
+
+
+def test_images_of_no_kind_are_named(threads: Threads) -> None:
+    with pytest.raises(InvalidInput, match=r"^image 1: must be bytes"):
+        Inputs([SMALL], [files(1)[0], 3], threads).tensor(0, np.arange(2))  # type: ignore[list-item]
+
+
+def test_an_image_of_pillow_may_be_given_twice_before_it_is_read(threads: Threads) -> None:
+    image = pillow.open(io.BytesIO(files(2)[1]))
+    tensor = Inputs([SMALL], [image] * 16, threads).tensor(0, np.arange(16))
+    assert (tensor == tensor[0]).all()
+
+
+def test_parts_cover_everything_once(threads: Threads) -> None:
+    for n in (0, 1, 2, 7, 100):
+        seen: list[int] = []
+        lock = threading.Lock()
+
+        def work(part: range, seen: list[int] = seen, lock: threading.Lock = lock) -> None:
+            with lock:
+                seen.extend(part)
+
+        threads.for_parts(n, work)
+        assert sorted(seen) == list(range(n))
+
+
+def test_one_image_is_prepared_where_it_was_asked_for(threads: Threads) -> None:
+    found: list[int] = []
+    threads.for_parts(1, lambda _part: found.append(threading.get_ident()))
+    assert found == [threading.get_ident()]
