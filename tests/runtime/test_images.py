@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,25 @@ def test_a_photograph_of_a_phone_with_two_pictures_in_it_is_its_first() -> None:
     )
     red, green, _ = np.asarray(decode(file.getvalue()))[4, 4]
     assert red > 250 and green < 5
+
+
+def jpeg_bomb(width: int, height: int, **options: Any) -> bytes:
+    """A small JPEG file whose header says that it is huge."""
+    whole = bytearray(encoded(RGB, "JPEG", **options))
+    start = whole.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0")
+    whole[start + 5 : start + 9] = struct.pack(">HH", height, width)
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_file_of_too_many_pixels_is_refused_before_decoding(progressive: bool) -> None:
+    tracemalloc.start()
+    with pytest.raises(InvalidInput, match=r"60000 x 65000 pixels, at most 64000000 are decoded"):
+        decode(jpeg_bomb(60_000, 65_000, progressive=progressive))
+    with pytest.raises(InvalidInput, match="at most 200 are decoded"):
+        decode(encoded(RGB, "JPEG"), limits=Limits(pixels=200))  # 13 x 17 = 221
+    with pytest.raises(InvalidInput, match="at most 100 times the other"):
+        decode(jpeg_bomb(50_000, 17, progressive=progressive))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
