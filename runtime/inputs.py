@@ -1,5 +1,6 @@
 """The images of one call of the executor, from what the caller gave to what a stage's network takes."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from encas.runtime.preprocess import Tensor, keeps_size, normalise, prepare_into
 
 # Parts of a batch for each thread: images differ, and a thread that is done early takes another part.
 _PARTS = 4
+# Numbers of a tensor, below which handing a part to a thread takes longer than it saves: 21 images of 32 x 32.
+_PART = 2**16
 
 
 class Threads:
@@ -28,9 +31,15 @@ class Threads:
         self._n = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._n, "encas-images")
 
-    def for_parts(self, n: int, work: Callable[[range], None]) -> None:
-        """Call `work` with ranges that together are `range(n)`; what the first of them raises is raised."""
-        n_parts = min(n, _PARTS * self._n)
+    def for_parts(self, n: int, size: int, work: Callable[[range], None]) -> None:
+        """Call `work` with ranges that together are `range(n)`; what the first of them raises is raised.
+
+        Args:
+            n: Samples of a tensor.
+            size: Numbers of each.
+            work: Prepares a range of them.
+        """
+        n_parts = min(n, _PARTS * self._n, n * size // _PART)
         if self._n == 1 or n_parts < 2:
             work(range(n))
             return
@@ -112,7 +121,7 @@ class Inputs:
                     self._decoded[row] = image
                 prepare_into(tensor[at], image, spec)
 
-        self._threads.for_parts(len(rows), work)
+        self._threads.for_parts(len(rows), math.prod(spec.shape), work)
         return tensor
 
 

@@ -26,7 +26,7 @@ from encas.runtime.preprocess import resized
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data/imagenet/photographs.tar"
 SIZES = [(299, 299), (500, 375), (375, 500), (1024, 683)]  # width, height
-# Size, share of it in what is resized, interpolation: what timm's networks want.
+# Size, its share of what is resized, interpolation: what timm's networks want.
 SPECS = [
     (128, 0.875, "bicubic"),
     (192, 0.875, "bicubic"),

@@ -12,7 +12,7 @@ from encas.runtime.images import decode  # noqa: E402
 from encas.runtime.inputs import Inputs, Threads  # noqa: E402
 from encas.runtime.preprocess import prepare  # noqa: E402
 
-SMALL, LARGE = Preprocess(size=(8, 8), crop_pct=0.875), Preprocess(size=(24, 24))
+SMALL, LARGE = Preprocess(size=(8, 8), crop_pct=0.875), Preprocess(size=(160, 160))
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,10 @@ def files(n: int) -> list[bytes]:
 
 def test_a_batch_is_its_images_in_their_order(threads: Threads) -> None:
     images = files(21)
-    tensor = Inputs([SMALL], images, threads).tensor(0, np.arange(21))
-    for image, sample in zip(images, tensor, strict=True):
-        assert np.array_equal(sample, prepare(decode(image), SMALL))
+    for spec in (SMALL, LARGE):
+        tensor = Inputs([spec], images, threads).tensor(0, np.arange(21))
+        for image, sample in zip(images, tensor, strict=True):
+            assert np.array_equal(sample, prepare(decode(image), spec))
 
 
 def test_a_later_stage_gets_survivors_in_its_own_size(threads: Threads) -> None:
@@ -54,8 +55,9 @@ def test_a_later_stage_gets_survivors_in_its_own_size(threads: Threads) -> None:
 def test_the_first_image_that_cannot_be_read_is_named(threads: Threads) -> None:
     images = files(12)
     images[4] = images[9] = b"garbage"
-    with pytest.raises(InvalidInput, match=r"^image 4: is no image"):
-        Inputs([SMALL], images, threads).tensor(0, np.arange(12))
+    for spec in (SMALL, LARGE):
+        with pytest.raises(InvalidInput, match=r"^image 4: is no image"):
+            Inputs([spec], images, threads).tensor(0, np.arange(12))
 
 
 def test_images_of_no_kind_are_named(threads: Threads) -> None:
@@ -65,7 +67,7 @@ def test_images_of_no_kind_are_named(threads: Threads) -> None:
 
 def test_an_image_of_pillow_may_be_given_twice_before_it_is_read(threads: Threads) -> None:
     image = pillow.open(io.BytesIO(files(2)[1]))
-    tensor = Inputs([SMALL], [image] * 16, threads).tensor(0, np.arange(16))
+    tensor = Inputs([LARGE], [image] * 16, threads).tensor(0, np.arange(16))
     assert (tensor == tensor[0]).all()
 
 
@@ -78,11 +80,12 @@ def test_parts_cover_everything_once(threads: Threads) -> None:
             with lock:
                 seen.extend(part)
 
-        threads.for_parts(n, work)
+        threads.for_parts(n, 2**16, work)
         assert sorted(seen) == list(range(n))
 
 
-def test_one_image_is_prepared_where_it_was_asked_for(threads: Threads) -> None:
-    found: list[int] = []
-    threads.for_parts(1, lambda _part: found.append(threading.get_ident()))
-    assert found == [threading.get_ident()]
+def test_little_work_is_done_where_it_was_asked_for(threads: Threads) -> None:
+    for n, size in ((1, 224 * 224 * 3), (32, 32 * 32 * 3)):
+        found: list[int] = []
+        threads.for_parts(n, size, lambda _part, found=found: found.append(threading.get_ident()))  # type: ignore[misc]
+        assert found == [threading.get_ident()]
