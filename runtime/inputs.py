@@ -17,7 +17,7 @@ from encas.runtime.preprocess import Tensor, keeps_size, normalise, prepare_into
 
 # Parts of a batch for each thread: images differ, and a thread that is done early takes another part.
 _PARTS = 4
-# Numbers of a tensor, below which handing a part to a thread takes longer than it saves: 21 images of 32 x 32.
+# Numbers of a tensor below which handing a part to a thread is not worth it: 21 images of 32 x 32.
 _PART = 2**16
 
 
