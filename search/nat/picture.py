@@ -101,13 +101,12 @@ def _add_scale(figure: Any, axes: Any, n_earlier: int) -> None:
     """Say which colour is which of the iterations before the last."""
     from matplotlib.cm import ScalarMappable  # noqa: PLC0415
     from matplotlib.colors import BoundaryNorm, ListedColormap  # noqa: PLC0415
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     norm = BoundaryNorm(np.arange(n_earlier + 1) - 0.5, n_earlier)
     shades = ScalarMappable(norm, ListedColormap(_shades(n_earlier + 1)))
     bar = figure.colorbar(shades, ax=axes, aspect=40)
     bar.set_label("earlier iterations")
-    bar.ax.yaxis.set_major_locator(MaxNLocator(10, integer=True))
+    bar.set_ticks(list(range(0, n_earlier, -(-n_earlier // 10))))
     bar.ax.minorticks_off()
 
 
