@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100: their binary files, in a folder or in the archive as it was downloaded."""
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def cifar_in_archive(archive: Path, name: str | None = None) -> Cifar:
 def _unpacked(archive: Path) -> dict[str, bytes]:
     """Read an archive of CIFAR into memory, by the last part of each name; other files are empty."""
     files = {}
-    with tarfile.open(archive, "r:gz") as tar:
+    with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         for member in tar:
             name = PurePosixPath(member.name).name
             is_wanted = name.endswith((".bin", ".txt")) and member.isfile()
@@ -89,6 +90,8 @@ def _unpacked(archive: Path) -> dict[str, bytes]:
                 raise InvalidInput(f"{archive}: {name} has {member.size} bytes; no file of CIFAR is so large")
             file = tar.extractfile(member) if is_wanted else None
             files[name] = file.read() if file else b""
+        while stream.read(2**20):  # the checksum is at the very end
+            pass
     return files
 
 
