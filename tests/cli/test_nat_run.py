@@ -1,5 +1,6 @@
 """`encas nat CONFIG` as a process that is killed, or meets a full disk, and goes on."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -53,7 +54,13 @@ def start(folder: Path, name: str, most_bytes: int | None = None) -> "subprocess
     """Start the command, which may be forbidden to write files of more bytes."""
     options = ["--data", folder, "--run", folder / name / "run", "--pool", folder / name / "pool"]
     command = [str(word) for word in (ENCAS, "nat", folder / "config.yml", *options)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # for so small networks more cost more than they bring
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
     if most_bytes is not None:  # long before it has imported what it needs
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     return process
