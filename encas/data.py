@@ -1,4 +1,4 @@
-"""Labelled images: a folder per class, a CSV list, arrays in an .npz, or the CIFAR binary files."""
+"""Labelled images: a folder per class, a CSV list, arrays in an .npz, CIFAR or ImageNetV2 as published."""
 
 import csv
 import hashlib
@@ -13,8 +13,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from encas.cifar import archive_of, cifar_in_archive, cifar_in_files, cifar_in_folder
 from encas.errors import InvalidInput
-from encas.files import read_npy
+from encas.files import read_npy, sha256_of
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -88,6 +89,8 @@ class LabelledImages:
         if self.classes is None:
             return LabelledImages(self.images, self.labels, tuple(classes))
         position = {name: index for index, name in enumerate(classes)}
+        if _are_numbers(self.classes) and not position.keys() & set(self.classes):  # as ImageNetV2's folders
+            position = {str(index): index for index in range(len(classes))}
         unknown = next((name for name in self.classes if name not in position), None)
         if unknown is not None:
             raise InvalidInput(
@@ -102,17 +105,25 @@ def open_images(path: Path | str) -> LabelledImages:
     """Find out what kind of data a path is, and list its images.
 
     Args:
-        path: A folder with one folder per class, or one with CIFAR's `.bin` files; a `.bin` file; a `.csv`
-            with the columns `file` and `class_index` (files relative to it); an `.npz` with `images` (uint8,
-            (n, h, w) or (n, h, w, 3)), `labels` and, if wanted, `classes`.
+        path: A folder with one folder per class, whose numbers count where all names are numbers; a folder
+            with CIFAR's `.bin` files, its `-binary.tar.gz`, or one `.bin` file of either; a folder with the
+            variants of ImageNetV2, as `imagenetv2-top-images-format-val`, which are one set of images without
+            duplicates; a `.csv` with the columns `file` and `class_index` (files relative to it); an `.npz`
+            with `images` (uint8, (n, h, w) or (n, h, w, 3)), `labels` and, if wanted, `classes`.
 
     Raises:
         InvalidInput: No such path, or not one of these.
     """
     path = Path(path)
     if path.is_dir():
-        binaries = sorted(path.glob("data_batch_*.bin")) or sorted(path.glob("train.bin"))
-        return _cifar(binaries) if binaries else _folder(path)
+        cifar = cifar_in_folder(path)
+        variants = sorted(variant for variant in path.glob("imagenetv2-*") if variant.is_dir())
+        if cifar is not None:
+            return LabelledImages(*cifar)
+        return _merged([_folder(variant) for variant in variants]) if variants else _folder(path)
+    archive = archive_of(path)
+    if archive is not None:
+        return LabelledImages(*cifar_in_archive(archive, None if path == archive else path.name))
     if not path.exists():
         raise InvalidInput(f"{path}: no such file or folder")
     match path.suffix.lower():
@@ -121,8 +132,10 @@ def open_images(path: Path | str) -> LabelledImages:
         case ".csv":
             return _csv(path)
         case ".bin":
-            return _cifar([path])
-    raise InvalidInput(f"{path}: data must be a folder with one folder per class, .npz, .csv or CIFAR's .bin")
+            return LabelledImages(*cifar_in_files([path]))
+    raise InvalidInput(
+        f"{path}: data must be a folder with one folder per class, .npz, .csv, or CIFAR's .bin or .tar.gz"
+    )
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -151,6 +164,8 @@ def read_classes(path: Path | str) -> tuple[str, ...]:
 
 def _folder(path: Path) -> LabelledImages:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if _are_numbers([folder.name for folder in folders]):
+        folders.sort(key=lambda folder: int(folder.name))
     if not folders:
         raise InvalidInput(f"{path}: holds no class folders; one folder of images per class is needed")
     files = [image_files(folder) for folder in folders]
@@ -159,6 +174,26 @@ def _folder(path: Path) -> LabelledImages:
         raise InvalidInput(f"{path}: its {len(folders)} class folders hold no images")
     labels = np.repeat(np.arange(len(folders)), [len(group) for group in files])
     return LabelledImages(images, labels.astype(np.int64), tuple(folder.name for folder in folders))
+
+
+def _merged(variants: Sequence[LabelledImages]) -> LabelledImages:
+    """Join folders of images with the same classes; of files with equal content the first counts."""
+    names = {name for variant in variants for name in variant.classes or ()}
+    classes = tuple(sorted(names, key=lambda name: (int(name) if name.isdecimal() else 0, name)))
+    known = [variant.in_classes(classes) for variant in variants]
+    images = [cast(Path, image) for variant in known for image in variant.images]
+    labels = np.concatenate([variant.labels for variant in known])
+    sizes = [image.stat().st_size for image in images]
+    n_of_size = Counter(sizes)
+    kept: dict[object, int] = {}
+    for row, (image, size) in enumerate(zip(images, sizes, strict=True)):
+        kept.setdefault(row if n_of_size[size] == 1 else sha256_of(image), row)
+    rows = np.array(list(kept.values()), np.intp)
+    return LabelledImages([images[row] for row in rows], labels[rows], classes)
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name.isdecimal() for name in names)
 
 
 def _csv(path: Path) -> LabelledImages:
@@ -220,20 +255,6 @@ def _counted_from_0(labels: NDArray[np.integer], path: Path) -> NDArray[np.int64
     if len(labels) and labels.min() < 0:
         raise InvalidInput(f"{path}: class indices count from 0, found {labels.min()}")
     return labels.astype(np.int64)
-
-
-def _cifar(paths: Sequence[Path]) -> LabelledImages:
-    """Read CIFAR-10 (1 label byte) or CIFAR-100 (coarse and fine) records of 3072 pixel bytes."""
-    names = {1: "batches.meta.txt", 2: "fine_label_names.txt"}
-    for n_labels, names_file in names.items():
-        record = n_labels + 3072
-        if all(path.stat().st_size % record == 0 and path.stat().st_size for path in paths):
-            data = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, record) for path in paths])
-            images = np.ascontiguousarray(data[:, n_labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-            file = paths[0].parent / names_file
-            classes = tuple(file.read_text().split()) if file.is_file() else None
-            return LabelledImages(images, data[:, n_labels - 1].astype(np.int64), classes)
-    raise InvalidInput(f"{paths[0]}: is no CIFAR binary: its size is no multiple of 3073 or 3074 bytes")
 
 
 def read_labels(path: Path | str) -> NDArray[np.int64]:

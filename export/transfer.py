@@ -2,7 +2,9 @@
 
 import csv
 import io
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,20 @@ from encas.data import LabelledImages, open_images
 from encas.errors import InvalidInput
 from encas.export.recorder import record
 from encas.export.source import MemberSpec
-from encas.files import locked, read_model, replaced, write_bytes, write_model
+from encas.files import locked, read_model, remove_leftovers, replaced, write_bytes, write_model
 from encas.pool import Pool
 from encas.preprocess import Preprocess
+from encas.runtime import decode
+from encas.runtime.machine import usable_cores
 from encas.search.nat import Supernet, SupernetFolder
 from encas.search.nat.config import Images, NatConfig
-from encas.search.nat.encoding import from_text
+from encas.search.nat.encoding import as_text
 from encas.search.nat.evaluate import Judge, Prepared
 from encas.search.nat.folder import FILE
 from encas.search.nat.images import Batches, CroppedAndFlipped, Pixels, RandomlyTransformed, Scale
-from encas.search.nat.spaces import space_named
-from encas.search.nat.transfer import Evaluation, Phase, Report, Transfer, best
+from encas.search.nat.iteration import Evaluation, Report, best
+from encas.search.nat.population import Population, numbers
+from encas.search.nat.transfer import Phase, Transfer
 
 _BATCH = 250
 
@@ -37,7 +42,9 @@ def transfer(
     device: str = "cpu",
     phase: Phase = lambda _name, _steps: lambda _done, _words: None,
 ) -> tuple[Pool, tuple[Report, ...]]:
-    """Train and search a supernetwork, and record the best networks; what is done already is not done again.
+    """Train and search a supernetwork, or several as one population, and record the best networks.
+
+    What is done already is not done again.
 
     Args:
         config: What to do.
@@ -48,22 +55,32 @@ def transfer(
         phase: Told what begins, and of how many steps it has; returns what is told of each.
 
     Raises:
-        InvalidInput: There are no such images, a class has too few, or the run is of another configuration.
+        InvalidInput: There are no such images or weights, an image is damaged, a class has too few, the run
+            is of another configuration, or the pool of other images.
         Diverged: Training lost its way.
     """
     run = Path(run)
     splits = _Splits.open(config, Path(data))
+    weights = [Path(data) / name for name in config.all_weights if name is not None]
+    for file in weights:
+        if not file.is_file():
+            raise InvalidInput(f"{file}: no such file of weights; 'encas nat weights' says where they are")
+    _check_pool(Path(pool), splits)
+    if not (run / "iterations").exists():
+        splits.check_images(phase)
     with locked(run):
         _check_config(config, run)
-        weights = None if config.weights is None else Path(data) / config.weights
+        remove_leftovers(run)
         search = Transfer(config, run, splits.judge(), splits.batches, weights, device, phase)
         reports = search.run()
-        chosen = best(search.everything(), config.final.networks)
-        _keep(search.averaged(), chosen, run / "supernet", splits, phase)
-    members = [
-        MemberSpec(source=f"nat:{run / 'supernet'}#{one.genes}", name=f"{run.resolve().name}_{one.genes}")
-        for one in chosen
-    ]
+        chosen = best(search.found(), config.final.networks)
+        places = _places(run, config.population)
+        _keep(search.averaged(), chosen, places, splits, phase)
+    members = []
+    for one in chosen:
+        which, own = config.population.apart(numbers(one.genes))
+        source = f"nat:{places[which]}#{as_text(own)}"
+        members.append(MemberSpec(source=source, name=f"{run.resolve().name}_{one.genes}"))
     for name, images in splits.recorded.items():
         place = _written(images, run / "data" / name)
         advance = phase(f"recording {name}", len(members) * len(images))
@@ -105,7 +122,7 @@ class _Splits:
     def preprocess(self) -> Preprocess:
         """How images are prepared; each network at its own resolution."""
         data = self.config.data
-        side = data.size or max(space_named(self.config.space).searched)
+        side = data.size or max(self.config.population.spaces[0].searched)
         return Preprocess(
             size=(side, side),
             interpolation=data.interpolation,
@@ -113,6 +130,25 @@ class _Splits:
             mean=data.mean,
             std=data.std,
         )
+
+    def check_images(self, phase: Phase) -> None:
+        """Decode the images that everything is compared and recorded on, before the work.
+
+        Raises:
+            InvalidInput: Names the first that is damaged.
+        """
+        n_calibration = max(self.config.loop.calibration_images, self.config.final.calibration_images)
+        calibration = self.train.take(np.arange(min(n_calibration, len(self.train))))
+        used = [*self.recorded.values(), calibration]
+        files = [image for images in used for image in images.images if isinstance(image, Path)]
+        if not files:
+            return
+        advance = phase("checking images", len(files))
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            for start in range(0, len(files), _BATCH):
+                part = files[start : start + _BATCH]
+                for _ in threads.map(lambda file: decode(file).close(), part):
+                    advance(1, "")
 
     def judge(self) -> Judge:
         """Evaluate on the first images of val, calibrate on the first ones of train."""
@@ -142,6 +178,9 @@ def _opened(images: Images, folder: Path) -> LabelledImages:
     opened = open_images(folder / images.path)
     if images.shuffled_by is not None:
         opened = opened.take(np.random.default_rng(images.shuffled_by).permutation(len(opened)))
+    if images.per_class is not None:
+        first = [np.flatnonzero(opened.labels == c)[: images.per_class] for c in np.unique(opened.labels)]
+        opened = opened.take(np.sort(np.concatenate(first)))
     return opened.rows(images.rows)
 
 
@@ -161,20 +200,50 @@ def _check_config(config: NatConfig, run: Path) -> None:
     write_model(file, config)
 
 
-def _keep(supernet: Supernet, chosen: list[Evaluation], place: Path, splits: _Splits, phase: Phase) -> None:
-    """Write the supernetwork, and calibrate the networks that were chosen."""
-    if (place / FILE).exists():
-        folder = SupernetFolder.open(place)
-    else:
-        folder = SupernetFolder.create(place, supernet, splits.preprocess, splits.config.data.resize)
+def _check_pool(pool: Path, splits: _Splits) -> None:
+    """Refuse at once a pool that the networks could not be added to in the end."""
+    if not (pool / "pool.json").exists():
+        return
+    known, n_classes = Pool.open(pool), splits.config.data.classes
+    if known.n_classes != n_classes:
+        raise InvalidInput(f"{pool}: has {known.n_classes} classes, the configuration says {n_classes}")
+    for name, images in splits.recorded.items():
+        if name in known.file.splits and not np.array_equal(known.labels(name), images.labels):
+            raise InvalidInput(
+                f"{pool}: split '{name}' has other labels ({known.split(name).n} samples, here "
+                f"{len(images)}); name another pool with --pool"
+            )
+
+
+def _places(run: Path, population: Population) -> list[Path]:
+    """Where each supernetwork is kept."""
+    place = run / "supernet"
+    if len(population.spaces) == 1:
+        return [place]
+    return [place / space.name for space in population.spaces]
+
+
+def _keep(
+    supernets: list[Supernet], chosen: list[Evaluation], places: list[Path], splits: _Splits, phase: Phase
+) -> None:
+    """Write the supernetworks, and calibrate the networks that were chosen."""
+    folders = []
+    for supernet, place in zip(supernets, places, strict=True):
+        if (place / FILE).exists():
+            folders.append(SupernetFolder.open(place))
+        else:
+            shutil.rmtree(place, ignore_errors=True)  # a run may have been killed just then
+            resize = splits.config.data.resize
+            folders.append(SupernetFolder.create(place, supernet, splits.preprocess, resize))
     calibration = splits.calibration(splits.config.final.calibration_images)
     advance: Callable[[int, str], None] = phase("calibrating", len(chosen))
     for one in chosen:
-        if one.genes not in folder.file.networks:
-            arch = from_text(supernet.space, one.genes)
-            folder = folder.with_network(
-                one.genes, arch, calibration.tensors(arch.resolution), supernet=supernet
-            )
+        which, own = splits.config.population.apart(numbers(one.genes))
+        name = as_text(own)
+        if name not in folders[which].file.networks:
+            _, arch = splits.config.population.arch(numbers(one.genes))
+            tensors = calibration.tensors(arch.resolution)
+            folders[which] = folders[which].with_network(name, arch, tensors, supernet=supernets[which])
         advance(1, f"{one.macs / 1e6:.4g} MMACs")
 
 

@@ -32,6 +32,41 @@ def test_a_folder_per_class_is_labelled_in_the_order_of_the_names(tmp_path: Path
     assert [Path(image).name for image in data.images] == ["9.jpeg", "2.jpg", "1.PNG"]
 
 
+def images_in(folder: Path, content: dict[str, bytes]) -> Path:
+    for name, what in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(what)
+    return folder
+
+
+def test_class_folders_that_are_numbers_count(tmp_path: Path) -> None:
+    images_in(tmp_path, {f"{i}/a.jpg": b"" for i in (10, 2, 0, 1)})
+    data = open_images(tmp_path)
+    assert (data.classes, data.labels.tolist()) == (("0", "1", "2", "10"), [0, 1, 2, 3])
+    names = [f"n{i:02}" for i in range(11)]
+    assert data.in_classes(names).labels.tolist() == [0, 1, 2, 10]
+    with pytest.raises(InvalidInput, match="class '10' of the data is not among the 10 classes"):
+        data.in_classes(names[:10])
+
+
+def test_the_variants_of_imagenet_v2_are_one_set_without_duplicates(tmp_path: Path) -> None:
+    images_in(tmp_path / "imagenetv2-top-images-format-val", {"0/a.jpg": b"first", "10/b.jpg": b"second"})
+    images_in(
+        tmp_path / "imagenetv2-matched-frequency-format-val",
+        {"2/c.jpg": b"thirds", "10/d.jpg": b"second", "0/e.jpg": b"fifth"},
+    )
+    (tmp_path / "imagenetv2.tar.gz").touch()
+    data = open_images(tmp_path)
+    assert data.classes == ("0", "2", "10")
+    found = [Path(image).name for image in data.images]
+    assert dict(zip(found, data.labels.tolist(), strict=True)) == {
+        "e.jpg": 0,
+        "c.jpg": 1,
+        "d.jpg": 2,
+        "a.jpg": 0,
+    }
+
+
 def test_a_csv_names_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "list.csv").write_text("file,class_index,author\na.jpg,7,me\n")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from encas.errors import InvalidInput
 from encas.files import FileModel, parse_model, read_yaml
 from encas.preprocess import Interpolation
+from encas.search.nat.population import Population
 from encas.search.nat.spaces import space_named
 
 
@@ -17,6 +18,7 @@ class Images(FileModel):
     path: str  # relative to --data
     rows: str = ":"
     shuffled_by: int | None = None  # seed of a permutation of all images, before rows are taken
+    per_class: int | None = Field(default=None, ge=1)  # the first so many of each class, before rows too
 
 
 class Data(FileModel):
@@ -63,10 +65,14 @@ class Loop(FileModel):
     weight_decay: float = Field(default=4e-5, ge=0)
     cut_mix: float = Field(default=0, ge=0, le=1)
     cut_out: int = Field(default=0, ge=0)
+    cosine: Literal["restarted", "once"] = "restarted"  # one fall of the rate by iteration, or over them all
+    # marginals: architectures that are trained have genes of the candidates, each drawn by itself.
+    trained: Literal["candidates", "marginals"] = "candidates"
     archive: Literal["replaced", "grows"] = "grows"  # what becomes of the archive in each iteration
     search: Literal["nsga3", "mo-gomea"] = "nsga3"
     surrogate_evaluations: int = Field(default=10_000, ge=100)
     predictor_members: int = Field(default=500, ge=1)
+    fitted_on: int | None = Field(default=None, ge=3)  # at most so many of the archive, the front first
     calibration_images: int = Field(default=2_000, ge=2)
     val_images: int | None = Field(default=None, ge=1)  # the first so many, to be quicker
     averaged: int = Field(default=1, ge=1)  # how many iterations' last weights
@@ -75,16 +81,25 @@ class Loop(FileModel):
 class Final(FileModel):
     """What becomes members of the pool."""
 
+    front: Literal["all", "last"] = "all"  # of what all iterations evaluated, or the last one
     networks: int = Field(default=50, ge=1)  # at most: the front, then what only it dominates, and so on
     calibration_images: int = Field(default=13_824, ge=2)
 
 
+class Other(FileModel):
+    """A further supernetwork, whose space has the same genes."""
+
+    space: str
+    weights: str | None = None
+
+
 class NatConfig(FileModel):
-    """A run for one supernetwork."""
+    """A run for one supernetwork, or for several that are searched as one population."""
 
     space: str
     seed: int = Field(default=0, ge=0)
     weights: str | None = None  # published ones, relative to --data; see `encas nat weights`
+    others: tuple[Other, ...] = ()
     data: Data
     start: Start | None = None
     loop: Loop
@@ -92,18 +107,37 @@ class NatConfig(FileModel):
 
     @model_validator(mode="after")
     def _has_a_beginning(self) -> "NatConfig":
-        if (self.weights is None) == (self.start is None):
+        if any((one is None) == (self.start is None) for one in self.all_weights):
             raise ValueError("name either weights, or how to train from the start")
         try:
-            space = space_named(self.space)
+            spaces = self.population.spaces
         except InvalidInput as error:
             raise ValueError(str(error)) from None
+        if len(set(spaces)) < len(spaces):
+            raise ValueError("others: each space must be another one")
+        if min(self.loop.first, self.loop.candidates) <= 2 * len(spaces):
+            raise ValueError(
+                f"loop: first and candidates must be above {2 * len(spaces)}, "
+                "since the smallest and the largest are always among them"
+            )
+        space = spaces[0]
         if (self.data.resize == "tensor") != (self.data.size is not None):
             raise ValueError("data.size belongs to resize: tensor, and is needed there")
         wrong = [side for _, side in self.start.growing if side not in space.searched] if self.start else []
         if wrong:
             raise ValueError(f"start.growing: {self.space} has no resolution {wrong[0]}")
         return self
+
+    @property
+    def population(self) -> Population:
+        """All architectures that are searched."""
+        names = (self.space, *(other.space for other in self.others))
+        return Population(tuple(space_named(name) for name in names), self.data.classes)
+
+    @property
+    def all_weights(self) -> tuple[str | None, ...]:
+        """Published ones of each supernetwork."""
+        return (self.weights, *(other.weights for other in self.others))
 
 
 def read_config(path: Path | str) -> NatConfig:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encas.errors import InvalidInput
-from encas.files import FileModel, locked, read_model, replaced, sha256_of, write_model
+from encas.files import FileModel, locked, read_model, sha256_of, write_model
 from encas.pool import NAME
 from encas.preprocess import Interpolation, Preprocess
 from encas.search.nat.calibrate import Estimator, calibrated
@@ -26,7 +25,7 @@ from encas.search.nat.network import Net
 from encas.search.nat.space import Arch, Space
 from encas.search.nat.spaces import space_named
 from encas.search.nat.supernet import Supernet
-from encas.search.nat.tensors import read_tensors
+from encas.search.nat.tensors import read_tensors, write_tensors
 
 FILE = "supernet.json"
 _WEIGHTS = "weights.safetensors"
@@ -111,7 +110,7 @@ class SupernetFolder:
             raise InvalidInput(f"{path}: supernetworks see in colour; preprocess must have 3 channels")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InvalidInput(f"{path}: exists already; name a new folder")
-        digest = _write_tensors(path / _WEIGHTS, supernet.net.state_dict())
+        write_tensors(path / _WEIGHTS, supernet.net.state_dict())
         space = supernet.space
         file = SupernetFile(
             space=space.name,
@@ -119,7 +118,7 @@ class SupernetFolder:
             n_classes=supernet.n_classes,
             resize=resize,
             preprocess=preprocess,
-            weights_sha256=digest,
+            weights_sha256=sha256_of(path / _WEIGHTS),
         )
         write_model(path / FILE, file)
         return cls(path, file)
@@ -179,7 +178,8 @@ class SupernetFolder:
 
         net = calibrated(supernet or self.supernet(), arch, resized(), estimator)
         statistics = {key: buffer for key, buffer in net.named_buffers() if _is_statistic(key)}
-        digest = _write_tensors(self.path / _statistics(name), statistics)
+        write_tensors(self.path / _statistics(name), statistics)
+        digest = sha256_of(self.path / _statistics(name))
         network = Calibrated(
             arch=arch, statistics=_statistics(name), sha256=digest, estimator=estimator, n_images=n_images
         )
@@ -258,10 +258,3 @@ def _is_name(name: str) -> bool:
 
 def _statistics(name: str) -> str:
     return f"statistics/{name}.safetensors"
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write tensors in one step and return the sha256 of the file."""
-    with replaced(path) as temporary:
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
-        return sha256_of(temporary)

@@ -118,7 +118,10 @@ class RandomlyTransformed:
         part = self._images.take(order[batch * self._size : (batch + 1) * self._size])
         transform = _random_transform(resolution)
         with _own_chance((self._seed, 1, index)):
-            pixels = [np.asarray(transform(decode(image))) for image in next(part.batches(self._size))]
+            pixels = [
+                np.asarray(transform(decode(image).convert("RGB")))
+                for image in next(part.batches(self._size))
+            ]
         return self._scale(torch.from_numpy(np.stack(pixels))), torch.from_numpy(part.labels)
 
 

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from encas.errors import InvalidInput
+from encas.files import replaced
 
 State = Mapping[str, Tensor]
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training programs put tensors under
@@ -45,6 +46,16 @@ def read_tensors(path: Path) -> State:
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise InvalidInput(f"{path}: must hold a state_dict of named tensors, holds {type(loaded).__name__}")
     return {str(key): value for key, value in loaded.items()}
+
+
+def write_tensors(path: Path, tensors: State, metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors in one step.
+
+    Not by the library's own writing: on a full disk that raises what is no error of the system.
+    """
+    whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    with replaced(path) as temporary:
+        temporary.write_bytes(save(whole, metadata))
 
 
 def _load(path: Path) -> Any:

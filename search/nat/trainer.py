@@ -10,13 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from encas.errors import EncasError, InvalidInput
-from encas.files import replaced
 from encas.search.nat.images import Batches
 from encas.search.nat.recipes import Recipe, Step
 from encas.search.nat.supernet import Supernet
+from encas.search.nat.tensors import write_tensors
 
 _MOST_SKIPPED = 10  # steps without a finite loss in a row
 
@@ -33,10 +32,12 @@ class Schedule:
     n_steps: int
     shape: Literal["one-cycle", "cosine"] = "one-cycle"
     warm_up: float = 0.15  # share of the steps, of one-cycle
+    part: tuple[float, float] = (0, 1)  # of the whole curve, where several trainings share one
 
     def rate(self, step: int) -> float:
         """One-cycle rises and falls in straight lines; cosine falls from the peak to 0."""
-        done = (step + 0.5) / self.n_steps
+        first, last = self.part
+        done = first + (last - first) * ((step + 0.5) / self.n_steps)
         if self.shape == "cosine":
             return self.peak * 0.5 * (1 + math.cos(math.pi * done))
         return self.peak * min(done / self.warm_up, (1 - done) / (1 - self.warm_up))
@@ -127,9 +128,7 @@ class Trainer:
             if momentum is not None:
                 tensors[f"momentum.{key}"] = momentum
         where = {"step": self.step, "skipped": self.skipped, "in_a_row": self._skipped_in_a_row}
-        with replaced(path) as temporary:
-            whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            save_file(whole, temporary, metadata={"where": json.dumps(where)})
+        write_tensors(path, tensors, {"where": json.dumps(where)})
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from encas.errors import InvalidInput
-from encas.search.nat.tensors import read_tensors
+from encas.search.nat.tensors import read_tensors, write_tensors
 
 STATE = {"a": torch.arange(6.0).view(2, 3), "b": torch.arange(3)}
 
@@ -109,3 +109,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "w.safetensors", tmp_path):
         with pytest.raises(InvalidInput, match=f"^{path}: no such file"):
             read_tensors(path)
+
+
+def test_what_is_written_is_read_again_and_takes_the_name_at_once(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.tensor(3)}
+    write_tensors(tmp_path / "x.safetensors", tensors, {"where": "here"})
+    found = read_tensors(tmp_path / "x.safetensors")
+    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
