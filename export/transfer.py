@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from encas.search.nat.config import Images, NatConfig
 from encas.search.nat.encoding import as_text
 from encas.search.nat.evaluate import Judge, Prepared
 from encas.search.nat.folder import FILE
-from encas.search.nat.images import Batches, CroppedAndFlipped, Pixels, RandomlyTransformed, Scale
+from encas.search.nat.images import Batches, CroppedAndFlipped, Pixels, RandomlyTransformed, Scale, Share
 from encas.search.nat.iteration import Evaluation, Report, best
 from encas.search.nat.population import Population, numbers
+from encas.search.nat.processes import gathered
+from encas.search.nat.team import Team
 from encas.search.nat.transfer import Phase, Transfer
 
 _BATCH = 250
@@ -41,6 +44,8 @@ def transfer(
     data: Path | str = ".",
     device: str = "cpu",
     phase: Phase = lambda _name, _steps: lambda _done, _words: None,
+    processes: int = 1,
+    workers: int = 0,
 ) -> tuple[Pool, tuple[Report, ...]]:
     """Train and search a supernetwork, or several as one population, and record the best networks.
 
@@ -53,11 +58,14 @@ def transfer(
         data: What the paths of the configuration are relative to.
         device: "cpu" or "cuda".
         phase: Told what begins, and of how many steps it has; returns what is told of each.
+        processes: How many train together, each on its share of every batch; all else is done by this one.
+        workers: Processes beside each of these that prepare strongly augmented images.
 
     Raises:
         InvalidInput: There are no such images or weights, an image is damaged, a class has too few, the run
             is of another configuration, or the pool of other images.
         Diverged: Training lost its way.
+        LostProcess: One of several processes died.
     """
     run = Path(run)
     splits = _Splits.open(config, Path(data))
@@ -68,10 +76,13 @@ def transfer(
     _check_pool(Path(pool), splits)
     if not (run / "iterations").exists():
         splits.check_images(phase)
-    with locked(run):
+    others = partial(assist, config, data=data, device=device, workers=workers)
+    with locked(run), gathered(processes, others, device) as team:
+        _check_shares(config, team.size)
         _check_config(config, run)
         remove_leftovers(run)
-        search = Transfer(config, run, splits.judge(), splits.batches, weights, device, phase)
+        batches = partial(splits.batches, share=Share(team.rank, team.size), workers=workers)
+        search = Transfer(config, run, splits.judge(), batches, weights, device, phase, team)
         reports = search.run()
         chosen = best(search.found(), config.final.networks)
         places = _places(run, config.population)
@@ -86,6 +97,15 @@ def transfer(
         advance = phase(f"recording {name}", len(members) * len(images))
         record(pool, members, place, split=name, classes=splits.classes, advance=advance)
     return Pool.open(pool), reports
+
+
+def assist(
+    config: NatConfig, team: Team, *, data: Path | str = ".", device: str = "cpu", workers: int = 0
+) -> None:
+    """Help the first process of a team with its trainings; see `transfer`."""
+    splits = _Splits.open(config, Path(data))
+    batches = partial(splits.batches, share=Share(team.rank, team.size), workers=workers)
+    Transfer(config, Path(), splits.judge(), batches, device=device, team=team).help()
 
 
 @dataclass(frozen=True)
@@ -164,14 +184,14 @@ class _Splits:
         first = self.train.take(np.arange(min(n, len(self.train))))
         return Prepared(first, self.preprocess, self.config.data.resize)
 
-    def batches(self, size: int, seed: int) -> Batches:
-        """Draw training images."""
+    def batches(self, size: int, seed: int, *, share: Share, workers: int) -> Batches:
+        """Draw training images, one process its share."""
         data = self.config.data
         scale = Scale(data.mean, data.std)
         if data.augment == "strong":
-            return RandomlyTransformed(self.train, scale, size, seed)
+            return RandomlyTransformed(self.train, scale, size, seed, share=share, workers=workers)
         pixels = Prepared(self.train, self.preprocess).pixels(self.preprocess.size[0])
-        return CroppedAndFlipped(Pixels(pixels, self.train.labels), scale, size, seed)
+        return CroppedAndFlipped(Pixels(pixels, self.train.labels), scale, size, seed, share=share)
 
 
 def _opened(images: Images, folder: Path) -> LabelledImages:
@@ -182,6 +202,13 @@ def _opened(images: Images, folder: Path) -> LabelledImages:
         first = [np.flatnonzero(opened.labels == c)[: images.per_class] for c in np.unique(opened.labels)]
         opened = opened.take(np.sort(np.concatenate(first)))
     return opened.rows(images.rows)
+
+
+def _check_shares(config: NatConfig, processes: int) -> None:
+    """Check now what would stop the run later."""
+    batches = [config.start.batch] if config.start else []
+    for batch in [*batches, *([config.loop.batch] if config.loop.epochs > 0 else [])]:
+        Share(0, processes).rows(batch)
 
 
 def _check_classes(name: str, images: LabelledImages, n_classes: int) -> None:

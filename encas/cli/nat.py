@@ -1,6 +1,7 @@
 """`encas nat`: supernetworks, and networks of them that become members of a pool."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +56,18 @@ def run(
         Path | None, typer.Option("--pool", metavar="POOL", help="Folder of the pool.  [default: RUN/pool]")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    processes: Annotated[
+        int,
+        typer.Option("--processes", min=1, help="How many train together: as many as there are GPUs."),
+    ] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="Processes beside each that augment images, where that is strong.  [default: by the cores]",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train and search a supernetwork for a data set, and record the best networks into a pool.
@@ -69,21 +82,36 @@ def run(
     require("torch", "nat")
     require("pymoo", "search")
     from encas.export.memory import keep_freed_memory
-    from encas.export.transfer import transfer
+    from encas.export.transfer import assist, transfer
     from encas.search.nat.config import read_config
+    from encas.search.nat.processes import help_torchrun, rank_by_torchrun
 
     if device not in ("cpu", "cuda"):
         raise InvalidInput(f"--device '{device}': must be cpu or cuda")
     keep_freed_memory()
     read = read_config(config)
     folder = folder or Path("runs") / config.stem
+    if workers is None:
+        workers = _usual_workers(processes)
+    if rank_by_torchrun() > 0:
+        help_torchrun(partial(assist, read, data=data, device=device, workers=workers), device)
+        return
     with ExitStack() as bars:
 
         def phase(name: str, steps: int) -> "Advance":
             bars.close()
             return bars.enter_context(progress(name, steps, quiet=as_json))
 
-        made, reports = transfer(read, folder, pool or folder / "pool", data=data, device=device, phase=phase)
+        made, reports = transfer(
+            read,
+            folder,
+            pool or folder / "pool",
+            data=data,
+            device=device,
+            phase=phase,
+            processes=processes,
+            workers=workers,
+        )
     if as_json:
         print_json({"pool": str(made.path), "reports": [report.model_dump() for report in reports]})
         return
@@ -295,6 +323,13 @@ def add(
         f"calibrated on {made.calibrated(name).n_images} images"
     )
     print_next("encas pool record POOL --data IMAGES --member", f"nat:{folder}#{name}")
+
+
+def _usual_workers(processes: int) -> int:
+    """Leave a core to each process that trains; more than eight are hardly ever kept busy."""
+    from encas.runtime.machine import usable_cores
+
+    return min(8, max(0, usable_cores() // processes - 1))
 
 
 def _told(space: "Space") -> dict[str, Any]:

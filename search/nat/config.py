@@ -9,6 +9,7 @@ from encas.errors import InvalidInput
 from encas.files import FileModel, parse_model, read_yaml
 from encas.preprocess import Interpolation
 from encas.search.nat.population import Population
+from encas.search.nat.space import Space
 from encas.search.nat.spaces import space_named
 
 
@@ -38,9 +39,27 @@ class Data(FileModel):
     augment: Literal["crop-and-flip", "strong"] = "crop-and-flip"
 
 
-class Start(FileModel):
-    """Training from scratch by the sandwich rule, before the search."""
+class Phases(FileModel):
+    """The share of all steps that each phase of progressive shrinking has."""
 
+    full: float = Field(default=0.4, gt=0)  # the largest network alone
+    kernel: float = Field(default=0.2, ge=0)  # then smaller kernels too,
+    depth: float = Field(default=0.2, ge=0)  # fewer blocks,
+    expand: float = Field(default=0.2, ge=0)  # and narrower ones
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Phases":
+        total = self.full + self.kernel + self.depth + self.expand
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares must add up to 1, not to {total:.6g}")
+        return self
+
+
+class Start(FileModel):
+    """Training from scratch, before the search."""
+
+    rule: Literal["sandwich", "shrinking"] = "sandwich"
+    phases: Phases | None = None  # of shrinking
     epochs: float = Field(gt=0)
     batch: int = Field(default=128, ge=2)
     rate: float = Field(default=0.2, gt=0)
@@ -48,9 +67,17 @@ class Start(FileModel):
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     distillation: Literal["kl", "alpha"] = "kl"
     distillation_share: float = Field(default=0.5, ge=0, le=1)
-    n_random: int = Field(default=1, ge=0)
+    n_random: int = Field(default=1, ge=0)  # networks in each step, of shrinking after its first phase
     best_of: int = Field(default=1, ge=1)
     growing: tuple[tuple[float, int], ...] = ()  # until a share of all steps, the highest resolution
+
+    @model_validator(mode="after")
+    def _has_one_rule(self) -> "Start":
+        if self.rule == "sandwich" and self.phases is not None:
+            raise ValueError("phases belong to rule: shrinking")
+        if self.rule == "shrinking" and (self.best_of > 1 or self.n_random < 1):
+            raise ValueError("rule: shrinking trains random networks (n_random) without best_of")
+        return self
 
 
 class Loop(FileModel):
@@ -126,6 +153,8 @@ class NatConfig(FileModel):
         wrong = [side for _, side in self.start.growing if side not in space.searched] if self.start else []
         if wrong:
             raise ValueError(f"start.growing: {self.space} has no resolution {wrong[0]}")
+        if self.start and self.start.rule == "shrinking" and not all(map(has_one_width, spaces)):
+            raise ValueError(f"start.rule: the widths of {self.space} are searched, which sandwich trains")
         return self
 
     @property
@@ -138,6 +167,12 @@ class NatConfig(FileModel):
     def all_weights(self) -> tuple[str | None, ...]:
         """Published ones of each supernetwork."""
         return (self.weights, *(other.weights for other in self.others))
+
+
+def has_one_width(space: Space) -> bool:
+    """Whether channels between blocks are fixed, as in the spaces of once-for-all."""
+    widths = [space.stem_widths, space.head_widths, *(stage.widths for stage in space.stages)]
+    return all(len(one) == 1 for one in widths)
 
 
 def read_config(path: Path | str) -> NatConfig:

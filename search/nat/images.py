@@ -1,11 +1,11 @@
 """Images to train on: all in memory as pixels, and drawn in batches that are augmented on the way."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from PIL import Image as pillow
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms  # type: ignore[import-untyped]
 
 from encas.data import LabelledImages
@@ -59,6 +60,9 @@ class Scale:
         return scaled.permute(0, 3, 1, 2)
 
 
+Wanted = tuple[int, int]  # index and resolution of a batch
+
+
 class Batches(Protocol):
     """Batch number i is the same whenever it is asked for: what was stopped goes on with the same images."""
 
@@ -66,63 +70,183 @@ class Batches(Protocol):
     def n_per_epoch(self) -> int:
         """How many batches see every image once."""
 
-    def draw(self, index: int, resolution: int) -> tuple[Tensor, Tensor]:
-        """(b, 3, resolution, resolution) images and (b,) labels."""
+    def stream(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (b, 3, resolution, resolution) images and (b,) labels of one batch after the other."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of each batch that one of several processes draws."""
+
+    rank: int = 0
+    of: int = 1
+
+    def rows(self, size: int) -> slice:
+        """Which images of a batch.
+
+        Raises:
+            InvalidInput: They cannot be shared evenly, or one is left alone: nothing can be normalised by it.
+        """
+        n, rest = divmod(size, self.of)
+        if rest or n < 2:
+            raise InvalidInput(
+                f"a batch of {size} images cannot be shared by {self.of} processes: "
+                f"it must have 2 images or more for each, as many for one as for another"
+            )
+        return slice(self.rank * n, (self.rank + 1) * n)
 
 
 class CroppedAndFlipped:
-    """The usual augmentation of small images: moved by some pixels, mirrored at the edges, and flipped."""
+    """The usual augmentation of small images: moved by some pixels, mirrored at the edges, and flipped.
 
-    def __init__(self, pixels: Pixels, scale: Scale, size: int, seed: int, *, padding: int = 2) -> None:
-        if len(pixels) < size:
-            raise InvalidInput(f"training needs at least one batch of {size} images, there are {len(pixels)}")
-        self._pixels, self._scale, self._size = pixels, scale, size
-        self._seed, self._padding = seed, padding
+    The shares of all processes together are the batch that one process would draw.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        scale: Scale,
+        size: int,
+        seed: int,
+        *,
+        padding: int = 2,
+        share: Share = Share(),
+    ) -> None:
+        self._order = _Order(len(pixels), size, seed)
+        self._pixels, self._scale, self._seed, self._padding = pixels, scale, seed, padding
+        self._own = share.rows(size)
 
     @property
     def n_per_epoch(self) -> int:
         """How many batches see every image once; the rest that fills no batch waits for another epoch."""
-        return len(self._pixels) // self._size
+        return self._order.n_per_epoch
+
+    def stream(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches when they are asked for."""
+        return (self.draw(index, resolution) for index, resolution in wanted)
 
     def draw(self, index: int, resolution: int) -> tuple[Tensor, Tensor]:
         """(b, 3, resolution, resolution) images and (b,) labels."""
-        rows = self._rows(index)
+        rows = self._order.rows(index)
         rng = np.random.default_rng((self._seed, 1, index))
-        pixels = _moved(self._pixels.images[rows], rng, self._padding)
+        pixels = _moved(self._pixels.images[rows], rng, self._padding)[self._own]
         images = resized(self._scale(torch.from_numpy(pixels)), resolution)
-        return images, torch.from_numpy(self._pixels.labels[rows])
-
-    def _rows(self, index: int) -> NDArray[np.intp]:
-        epoch, batch = divmod(index, self.n_per_epoch)
-        order = np.random.default_rng((self._seed, 0, epoch)).permutation(len(self._pixels))
-        return order[batch * self._size : (batch + 1) * self._size]
+        return images, torch.from_numpy(self._pixels.labels[rows][self._own])
 
 
 class RandomlyTransformed:
-    """What large networks are trained with: random crops of any size, flips and RandAugment."""
+    """What large networks are trained with: random crops of any size, flips and RandAugment.
 
-    def __init__(self, images: LabelledImages, scale: Scale, size: int, seed: int) -> None:
-        if len(images) < size:
-            raise InvalidInput(f"training needs at least one batch of {size} images, there are {len(images)}")
-        self._images, self._scale, self._size, self._seed = images, scale, size, seed
+    Preparing a batch takes longer than many a training step, so other processes can do it ahead; the batches
+    do not depend on how many. The share of each of several training processes has its own chance.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        scale: Scale,
+        size: int,
+        seed: int,
+        *,
+        share: Share = Share(),
+        workers: int = 0,
+    ) -> None:
+        self._order = _Order(len(images), size, seed)
+        self._images, self._scale, self._seed, self._workers = images, scale, seed, workers
+        self._own = share.rows(size)
+        self._chance = (seed, 1) if share.of == 1 else (seed, 1, share.of, share.rank)
 
     @property
     def n_per_epoch(self) -> int:
         """How many batches see every image once; the rest that fills no batch waits for another epoch."""
-        return len(self._images) // self._size
+        return self._order.n_per_epoch
+
+    def stream(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches in order; each worker prepares two ahead.
+
+        Raises:
+            InvalidInput: A file is damaged, which is told when its batch's turn has come; or a worker died.
+        """
+        loader: DataLoader[Drawn] = DataLoader(
+            _Drawing(self),
+            batch_size=None,
+            sampler=wanted,
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # the loader draws from it, and must not from the common one
+        )
+        try:
+            for drawn in loader:
+                if isinstance(drawn, str):
+                    raise InvalidInput(drawn)
+                pixels, labels = drawn
+                yield self._scale(torch.from_numpy(pixels)), torch.from_numpy(labels)
+        except RuntimeError as error:
+            if self._workers == 0:
+                raise
+            raise InvalidInput(
+                "training images: a process that prepares them ended, perhaps for want of memory; "
+                f"use fewer than {self._workers} --workers"
+            ) from error
 
     def draw(self, index: int, resolution: int) -> tuple[Tensor, Tensor]:
         """(b, 3, resolution, resolution) images and (b,) labels."""
-        epoch, batch = divmod(index, self.n_per_epoch)
-        order = np.random.default_rng((self._seed, 0, epoch)).permutation(len(self._images))
-        part = self._images.take(order[batch * self._size : (batch + 1) * self._size])
+        pixels, labels = self.pixels(index, resolution)
+        return self._scale(torch.from_numpy(pixels)), torch.from_numpy(labels)
+
+    def pixels(self, index: int, resolution: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """(b, resolution, resolution, 3) pixels and (b,) labels.
+
+        Raises:
+            InvalidInput: Names a file that is damaged.
+        """
+        part = self._images.take(self._order.rows(index)[self._own])
         transform = _random_transform(resolution)
-        with _own_chance((self._seed, 1, index)):
-            pixels = [
-                np.asarray(transform(decode(image).convert("RGB")))
-                for image in next(part.batches(self._size))
-            ]
-        return self._scale(torch.from_numpy(np.stack(pixels))), torch.from_numpy(part.labels)
+        with _own_chance((*self._chance, index)):
+            images = [transform(decode(image).convert("RGB")) for image in next(part.batches(len(part)))]
+        return np.stack([np.asarray(image) for image in images]), part.labels
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Which images are in a batch: each once in an epoch, in a new order each time."""
+
+    n: int
+    size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.n < self.size:
+            raise InvalidInput(f"training needs at least one batch of {self.size} images, there are {self.n}")
+
+    @property
+    def n_per_epoch(self) -> int:
+        return self.n // self.size
+
+    def rows(self, index: int) -> NDArray[np.intp]:
+        epoch, batch = divmod(index, self.n_per_epoch)
+        order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.n)
+        return order[batch * self.size : (batch + 1) * self.size]
+
+
+# What a worker sends: arrays, since tensors would go through shared memory, of which containers have little;
+# and what is wrong in words, since the errors of workers arrive as tracebacks.
+Drawn = tuple[NDArray[np.uint8], NDArray[np.int64]] | str
+
+
+@dataclass(frozen=True)
+class _Drawing(Dataset[Drawn]):
+    batches: RandomlyTransformed
+
+    def __getitem__(self, wanted: Wanted) -> Drawn:
+        try:
+            return self.batches.pixels(*wanted)
+        except InvalidInput as error:
+            return str(error)
+
+
+def _as_it_is(drawn: Any) -> Any:
+    return drawn
 
 
 @cache
@@ -146,7 +270,7 @@ def _own_chance(seed: tuple[int, ...]) -> Iterator[None]:
     first, second = (int(number) for number in np.random.SeedSequence(seed).generate_state(2))
     random.seed(first)
     np.random.seed(second)  # noqa: NPY002
-    torch.manual_seed(first)
+    torch.default_generator.manual_seed(first)
     try:
         yield
     finally:

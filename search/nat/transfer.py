@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from encas.errors import InvalidInput
-from encas.files import read_model, write_bytes, write_model
+from encas.files import FileModel, read_model, write_bytes, write_model
 from encas.search.nat import candidates
 from encas.search.nat.checkpoint import load_strictly, read_official
 from encas.search.nat.config import NatConfig
@@ -36,14 +36,24 @@ from encas.search.nat.iteration import Candidates, Evaluated, Evaluation, Report
 from encas.search.nat.picture import draw
 from encas.search.nat.population import Genes, Population, mixed, numbers, texts
 from encas.search.nat.predictor import Predictor
-from encas.search.nat.recipes import Plain, Recipe, Sandwich
+from encas.search.nat.recipes import Plain, Recipe
+from encas.search.nat.start import recipe_of
 from encas.search.nat.supernet import Supernet
+from encas.search.nat.team import ALONE, Team
 from encas.search.nat.tensors import read_tensors, write_tensors
-from encas.search.nat.trainer import Progress, Schedule, Settings, Trainer
+from encas.search.nat.trainer import Progress, Schedule, Settings, Trainer, in_words
 
 Advance = Callable[[int, str], None]  # steps of a phase since the last call, and what is shown beside
 Phase = Callable[[str, int], Advance]  # begins a phase of so many steps
 MakeBatches = Callable[[int, int], Batches]  # of a size, with a seed
+
+
+class Training(FileModel):
+    """What the first process of a team tells the others to help with."""
+
+    which: int  # of the supernetworks
+    iteration: int | None = None  # None: training from scratch
+    genes: tuple[str, ...] = ()  # of the iteration's candidates
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Transfer:
     weights: Sequence[Path] = ()  # published ones of each supernetwork, instead of training from scratch
     device: str = "cpu"
     phase: Phase = lambda _name, _steps: lambda _done, _words: None
+    team: Team = ALONE  # trains together; all else is done by the first process
 
     @cached_property
     def population(self) -> Population:
@@ -86,6 +97,13 @@ class Transfer:
             if is_new or not (self.folder / "report.png").exists():
                 draw(rounds, archive, self.folder / "report.png")
         return tuple(reports)
+
+    def help(self) -> None:
+        """Take part in the trainings of the first process's run, until it ends."""
+        while said := self.team.told(b""):
+            training = Training.model_validate_json(said)
+            space = self.population.spaces[training.which]
+            self._train(training, Supernet(space, self.config.data.classes))  # weights come from the first
 
     def found(self) -> list[Evaluation]:
         """What may become members: the last evaluation of each architecture, in the order of first sight."""
@@ -127,48 +145,40 @@ class Transfer:
     def _started(self) -> list[Supernet]:
         """The supernetworks before the search, trained from scratch if there are no published weights."""
         supernets = [supernet.to(self.device) for supernet in self._drawn()]
-        start = self.config.start
-        for which, supernet in enumerate(supernets if start is not None else []):
-            assert start is not None
-            seed = self._seed(0, which)
-            batches = self.batches(start.batch, seed)
-            recipe = Sandwich(
-                supernet.space,
-                self.config.data.classes,
-                start.distillation,
-                share=start.distillation_share,
-                n_random=start.n_random,
-                best_of=start.best_of,
-                label_smoothing=start.label_smoothing,
-                growing=start.growing,
-            )
-            schedule = Schedule(start.rate, max(1, round(start.epochs * batches.n_per_epoch)))
-            settings = Settings(schedule, weight_decay=start.weight_decay, seed=seed)
-            file = self._file(self.folder, "start", which)
-            self._train("training", supernet, recipe, batches, settings, file)
+        for which, supernet in enumerate(supernets if self.config.start is not None else []):
+            self._train(Training(which=which), supernet)
         return supernets
 
-    def _train(
-        self,
-        name: str,
-        supernet: Supernet,
-        recipe: Recipe,
-        batches: Batches,
-        settings: Settings,
-        checkpoint: Path,
-    ) -> None:
+    def _train(self, training: Training, supernet: Supernet) -> None:
+        """Train together with the other processes, which wait to be told."""
+        if self.team.rank == 0:
+            self.team.told(training.model_dump_json().encode())
+        if training.iteration is None:
+            name, checkpoint = "training", self._file(self.folder, "start", training.which)
+            recipe, batches, settings = self._from_scratch(training.which)
+        else:
+            name, place = f"iteration {training.iteration}: training", self._place(training.iteration)
+            checkpoint = self._file(place, "training", training.which)
+            recipe, batches, settings = self._fine_tuning(training.iteration, training.which, training.genes)
         if len(self.population.spaces) > 1:
             name = f"{name} {supernet.space.name}"
         advance, done = self.phase(name, settings.schedule.n_steps), 0
 
         def tell(progress: Progress) -> None:
             nonlocal done
-            skipped = f", {progress.skipped} skipped" if progress.skipped else ""
-            advance(progress.step - done, f"loss {progress.loss:.3f}{skipped}")
+            advance(progress.step - done, in_words(progress))
             done = progress.step
 
-        trainer = Trainer(supernet, recipe, batches, settings, self.device)
+        trainer = Trainer(supernet, recipe, batches, settings, self.device, self.team)
         trainer.run(checkpoint, clock=time.monotonic, tell=tell)
+
+    def _from_scratch(self, which: int) -> tuple[Recipe, Batches, Settings]:
+        start, seed = self.config.start, self._seed(0, which)
+        assert start is not None
+        batches = self.batches(start.batch, seed)
+        schedule = Schedule(start.rate, max(1, round(start.epochs * batches.n_per_epoch)))
+        settings = Settings(schedule, weight_decay=start.weight_decay, seed=seed)
+        return recipe_of(start, self.population.spaces[which], self.config.data.classes), batches, settings
 
     def _chosen(self, iteration: int, archive: Sequence[Evaluation]) -> Candidates:
         file = self._place(iteration) / "candidates.json"
@@ -269,38 +279,32 @@ class Transfer:
         if weights.exists():
             load_strictly(supernet, read_tensors(weights), str(weights))
         else:
-            self._fine_tune(iteration, which, supernet, chosen, checkpoint)
+            if self.config.loop.epochs > 0 and len(self._own(which, chosen.genes)):
+                self._train(Training(which=which, iteration=iteration, genes=chosen.genes), supernet)
             write_tensors(weights, supernet.net.state_dict())
         checkpoint.unlink(missing_ok=True)
 
-    def _fine_tune(
-        self, iteration: int, which: int, supernet: Supernet, chosen: Candidates, checkpoint: Path
-    ) -> None:
+    def _own(self, which: int, genes: Sequence[str]) -> Genes:
+        """Candidates of one supernetwork."""
+        rows = np.array([numbers(one) for one in genes], np.int64)
+        return rows if len(self.population.spaces) == 1 else rows[rows[:, 0] == which]
+
+    def _fine_tuning(
+        self, iteration: int, which: int, genes: Sequence[str]
+    ) -> tuple[Recipe, Batches, Settings]:
         loop, seed = self.config.loop, self._seed(10 + iteration, which)
-        rows = np.array([numbers(genes) for genes in chosen.genes], np.int64)
-        own = rows if len(self.population.spaces) == 1 else rows[rows[:, 0] == which]
-        if loop.epochs == 0 or len(own) == 0:
-            return
+        own = self._own(which, genes)
         batches = self.batches(loop.batch, seed)
-        share = len(own) / len(rows)
+        share = len(own) / len(genes)
         n_steps = max(1, round(loop.epochs * batches.n_per_epoch * share))
         if loop.trained == "marginals":
             own = mixed(own, n_steps, np.random.default_rng((seed, 3)))
         n_trainings = loop.iterations + 1
         done = (iteration / n_trainings, (iteration + 1) / n_trainings) if loop.cosine == "once" else (0, 1)
         schedule = Schedule(loop.rate, n_steps, "cosine", part=done)
-        self._train(
-            f"iteration {iteration}: training",
-            supernet,
-            Plain(
-                [self.population.arch(row)[1] for row in own.tolist()],
-                cut_mix=loop.cut_mix,
-                cut_out=loop.cut_out,
-            ),
-            batches,
-            Settings(schedule, weight_decay=loop.weight_decay, seed=seed),
-            checkpoint,
-        )
+        archs = [self.population.arch(row)[1] for row in own.tolist()]
+        settings = Settings(schedule, weight_decay=loop.weight_decay, seed=seed)
+        return Plain(archs, cut_mix=loop.cut_mix, cut_out=loop.cut_out), batches, settings
 
     def _place(self, iteration: int) -> Path:
         return self.folder / "iterations" / f"{iteration:02}"

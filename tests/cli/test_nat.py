@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +142,61 @@ def test_networks_of_a_supernetwork_are_exported_as_a_cascade(tmp_path: Path, da
     out = told("export", tmp_path / "cascade.json", "--pool", pool, "--split", "val", "-o", bundle)
     assert "decides 40 of 40 images of 'val' as recorded" in out
     assert {path.name for path in (bundle / "members").iterdir()} == {"smallest.onnx", "largest.onnx"}
+
+
+CONFIG = """
+space: tiny-mbv3-w1.0
+data:
+  train: {path: data.npz, rows: "10:"}
+  val: {path: data.npz, rows: ":10"}
+  classes: 3
+start: {epochs: 1, batch: 8, rule: shrinking, growing: [[1.0, 16]]}
+loop:
+  iterations: 1
+  first: 6
+  candidates: 4
+  archive: replaced
+  epochs: 0.5
+  batch: 8
+  surrogate_evaluations: 200
+  predictor_members: 5
+  calibration_images: 16
+final: {networks: 3, calibration_images: 16}
+"""
+
+
+def ended(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *(str(word) for word in words)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data")
+def test_processes_started_here_or_by_torchrun_end_with_the_same_weights(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / f"{name}.yml").write_text(CONFIG)
+    here = ended(tmp_path, "encas", "nat", "here.yml", "--processes", "2")
+    assert here.returncode == 0, here.stderr
+    assert here.stdout.count("next: encas search") == 1
+    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    there = ended(tmp_path, *torchrun, "encas", "nat", "there.yml")
+    assert there.returncode == 0, there.stderr
+    assert there.stdout.count("next: encas search") == 1  # the others say nothing
+    name = "supernet/weights.safetensors"
+    assert (tmp_path / "runs/here" / name).read_bytes() == (tmp_path / "runs/there" / name).read_bytes()
+    twice = ended(tmp_path, *torchrun, "encas", "nat", "there.yml", "--processes", "2")
+    assert "encas: --processes: torchrun has started them already; leave it out" in twice.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data")
+def test_a_batch_that_processes_cannot_share_is_told(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text(CONFIG)
+    done = ended(tmp_path, "encas", "nat", "c.yml", "--processes", "3")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(
+        "encas: a batch of 8 images cannot be shared by 3 processes: it must have 2"
+    )

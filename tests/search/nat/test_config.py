@@ -93,6 +93,16 @@ def test_it_can_be_read(file: Path) -> None:
             "loop.fitted: Extra inputs are not permitted",
         ),
         ({"start": None}, "name either weights, or how to train from the start"),
+        ({"start": {"epochs": 1, "phases": {}}}, "phases belong to rule: shrinking"),
+        (
+            {"start": {"epochs": 1, "rule": "shrinking", "phases": {"full": 0.5}}},
+            "the shares must add up to 1, not to 1.1",
+        ),
+        ({"start": {"epochs": 1, "rule": "shrinking", "best_of": 3}}, "random networks (n_random) without"),
+        (
+            {"space": "tiny-alphanet", "start": {"epochs": 1, "rule": "shrinking"}},
+            "start.rule: the widths of tiny-alphanet are searched, which sandwich trains",
+        ),
         ({"start": {"epochs": 1, "growing": [[0.5, 23]]}}, "tiny-proxyless has no resolution 23"),
         (
             {"loop": {"iterations": 0, "first": 3, "candidates": 1}},

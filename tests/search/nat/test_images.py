@@ -1,10 +1,13 @@
 """Batches for training: the same whenever they are asked for, and nothing but what was put in."""
 
+import multiprocessing
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image as pillow
 
 from encas.data import LabelledImages
 from encas.errors import InvalidInput
@@ -13,6 +16,7 @@ from encas.search.nat.images import (
     Pixels,
     RandomlyTransformed,
     Scale,
+    Share,
     cut_mixed,
     cut_out,
 )
@@ -102,3 +106,60 @@ def test_strong_augmentation_repeats_itself_and_leaves_other_chance_alone() -> N
     assert torch.equal(batches.draw(1, 24)[0], first)
     assert not torch.equal(batches.draw(0, 24)[0], first)
     assert random.getstate() == before[0] and torch.equal(torch.random.get_rng_state(), before[1])
+
+
+@pytest.mark.parametrize("n", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_damaged_file_is_named_when_its_batch_is_drawn_and_not_before(n: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    files = [tmp_path / f"{i}.png" for i in range(6)]
+    for file in files:
+        pillow.fromarray(rng.integers(256, size=(20, 20, 3), dtype=np.uint8)).save(file)
+    order = RandomlyTransformed(LabelledImages(files, np.arange(6), None), PLAIN, 2, seed=0)
+    last = [order.draw(index, 16)[1].tolist() for index in range(3)][-1][0]
+    files[last].write_bytes(b"no image")
+    batches = RandomlyTransformed(LabelledImages(files, np.arange(6), None), PLAIN, 2, seed=0, workers=n)
+    drawn = []
+    with pytest.raises(InvalidInput) as caught:
+        for images, _ in batches.stream([(index, 16) for index in range(3)]):
+            drawn.append(images)
+    assert len(drawn) == 2
+    assert str(caught.value).startswith(f"{files[last]}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_workers_prepare_the_same_bytes_in_the_same_order_however_many_there_are() -> None:
+    rng = np.random.default_rng(0)
+    images = LabelledImages(rng.integers(256, size=(9, 32, 32, 3), dtype=np.uint8), np.arange(9), None)
+    wanted = [(index, 16 + 4 * (index % 3)) for index in range(7)]
+    state = torch.random.get_rng_state()
+
+    def drawn(workers: int) -> list[bytes]:
+        batches = RandomlyTransformed(images, PLAIN, 4, seed=2, workers=workers)
+        return [part.numpy().tobytes() + labels.numpy().tobytes() for part, labels in batches.stream(wanted)]
+
+    assert drawn(0) == drawn(1) == drawn(3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_one_clear_line() -> None:
+    images = LabelledImages(np.zeros((8, 8, 8, 3), np.uint8), np.arange(8), None)
+    batches = RandomlyTransformed(images, PLAIN, 4, seed=2, workers=1)
+    with pytest.raises(InvalidInput, match="training images: a process that prepares them ended, perhaps"):
+        for _ in batches.stream((index, 8) for index in range(1000)):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+
+def test_processes_draw_their_own_images_with_a_chance_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    images = LabelledImages(rng.integers(256, size=(8, 16, 16, 3), dtype=np.uint8), np.arange(8), None)
+    whole = RandomlyTransformed(images, PLAIN, 8, seed=2).draw(0, 16)
+    parts = [RandomlyTransformed(images, PLAIN, 8, seed=2, share=Share(r, 2)).draw(0, 16) for r in range(2)]
+    assert torch.equal(torch.cat([labels for _, labels in parts]), whole[1])
+    assert not torch.equal(parts[1][0], whole[0][4:])
+
+
+def test_gray_images_are_trained_on_in_colour() -> None:
+    gray = LabelledImages(np.full((2, 16, 16), 7, np.uint8), np.arange(2), None)
+    assert RandomlyTransformed(gray, PLAIN, 2, seed=0).draw(0, 12)[0].shape == (2, 3, 12, 12)

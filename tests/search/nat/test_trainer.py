@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from encas.errors import InvalidInput
 from encas.search.nat.calibrate import answers
 from encas.search.nat.images import CroppedAndFlipped, Pixels, Scale
-from encas.search.nat.recipes import Plain, Recipe, Sandwich, Step
+from encas.search.nat.recipes import Plain, Recipe, Sandwich, Seen, Step, at
 from encas.search.nat.space import Arch
 from encas.search.nat.spaces import SPACES
 from encas.search.nat.supernet import Supernet
-from encas.search.nat.trainer import Diverged, Progress, Schedule, Settings, Trainer
+from encas.search.nat.trainer import Diverged, Progress, Schedule, Settings, Trainer, in_words
 
 SPACE = SPACES["tiny-alphanet"]
 SCALE = Scale((0.5,) * 3, (0.3,) * 3)
@@ -98,7 +99,7 @@ class Poisoned(Plain):
 
     def backward(
         self, supernet: Supernet, archs: Sequence[Arch], images: Tensor, labels: Tensor, step: Step
-    ) -> Tensor:
+    ) -> Sequence[Seen]:
         images = images * float("nan") if step.index in self.cut_out_steps else images
         return super().backward(supernet, archs, images, labels, step)
 
@@ -125,6 +126,64 @@ def test_ten_in_a_row_stop_it(digits: Pixels) -> None:
         trained.run()
 
 
+def test_statistics_that_are_no_numbers_do_not_stay(digits: Pixels) -> None:
+    trained = trainer(digits, 2, poisoned(1))
+    trained.run()
+    assert all(buffer.isfinite().all() for buffer in trained.supernet.buffers())
+
+
+def test_it_goes_on_from_a_checkpoint_in_the_layout_of_the_first_version(
+    digits: Pixels, tmp_path: Path
+) -> None:
+    whole = trainer(digits, 2)
+    tensors: dict[str, Tensor] = {}
+
+    def keep(progress: Progress) -> None:
+        if progress.step == 1:
+            net = whole.supernet.net
+            tensors.update({f"net.{key}": value.clone() for key, value in net.state_dict().items()})
+            for key, parameter in net.named_parameters():
+                momentum = whole._optimizer.state.get(parameter, {}).get("momentum_buffer")
+                if momentum is not None:
+                    tensors[f"momentum.{key}"] = momentum.clone()
+
+    whole.run(tell=keep)
+    where = {"where": '{"step": 1, "skipped": 0, "in_a_row": 0}'}
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / "x", metadata=where)
+    again = trainer(digits, 2)
+    again.run(tmp_path / "x")
+    assert weights(again) == weights(whole)
+
+
+def test_what_is_shown_is_the_mean_over_the_last_fifty_steps_of_each_network(digits: Pixels) -> None:
+    class Known(Plain):
+        """Two networks whose losses and accuracies are known; none in the step that is no number."""
+
+        def backward(
+            self, supernet: Supernet, archs: Sequence[Arch], images: Tensor, labels: Tensor, step: Step
+        ) -> Sequence[Seen]:
+            del supernet, archs, images, labels
+            loss = torch.tensor(float("nan") if step.index == 57 else float(step.index))
+            return [Seen("largest", loss, torch.tensor(0.5)), Seen("smallest", 2 * loss, torch.tensor(0.25))]
+
+    told: list[Progress] = []
+    trainer(digits, 60, Known([SPACE.smallest])).run(tell=told.append)
+    assert in_words(told[0]) == "largest: loss 0.000, 50.0 %; smallest: loss 0.000, 25.0 %"
+    largest, smallest = told[56].recent
+    assert (largest.loss, smallest.loss) == (31.5, 63.0)
+    assert told[57].recent == told[56].recent
+    assert in_words(told[57]).endswith("; 1 skipped")
+
+
+def test_the_smallest_the_largest_and_a_network_alone_are_shown(digits: Pixels) -> None:
+    told: list[Progress] = []
+    trainer(digits, 1).run(tell=told.append)
+    trainer(digits, 1, Plain([at(SPACE.smallest, 16)])).run(tell=told.append)
+    assert [[one.name for one in progress.recent] for progress in told] == [["largest", "smallest"], [""]]
+    assert in_words(told[1]).startswith("loss 2.")
+    assert all(0 <= one.accuracy <= 1 for progress in told for one in progress.recent)
+
+
 def test_a_checkpoint_of_something_else_is_told(digits: Pixels, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"nothing")
     with pytest.raises(InvalidInput, match="is no checkpoint of this training; remove it"):
@@ -134,8 +193,8 @@ def test_a_checkpoint_of_something_else_is_told(digits: Pixels, tmp_path: Path) 
 def test_the_smaller_networks_of_a_sandwich_see_no_more_than_the_largest() -> None:
     recipe = Sandwich(SPACE, 10, "kl", n_random=2, best_of=3, growing=((0.5, 24),))
     for index in range(20):
-        for progress, highest in ((0.2, 24), (0.9, 32)):
-            archs = recipe.archs(Step(index, progress, np.random.default_rng(index)))
+        for progress, highest in ((20, 24), (60, 32)):
+            archs = recipe.archs(Step(progress + index, 100, np.random.default_rng(index)))
             assert len(archs) == 2 + 2 * 3
             assert archs[0] == Arch(highest, *list(vars(SPACE.largest).values())[1:])
             assert max(arch.resolution for arch in archs) == highest
@@ -146,5 +205,5 @@ def test_the_smaller_networks_of_a_sandwich_see_no_more_than_the_largest() -> No
 def test_a_plain_step_trains_one_of_the_candidates() -> None:
     rng = np.random.default_rng(0)
     candidates = [SPACE.sample(rng) for _ in range(3)]
-    drawn = [Plain(candidates).archs(Step(i, 0.0, np.random.default_rng(i))) for i in range(30)]
+    drawn = [Plain(candidates).archs(Step(i, 30, np.random.default_rng(i))) for i in range(30)]
     assert {arch for archs in drawn for arch in archs} == set(candidates)
