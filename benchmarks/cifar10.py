@@ -138,7 +138,8 @@ def picture(path: Path, title: str, draw: Callable[[Axes], None]) -> None:
     axes = figure.add_subplot()
     draw(axes)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
+    axes.minorticks_off()
     axes.set_xlabel("mean cost per image, MMACs")
     axes.set_ylabel("accuracy on the 10,000 test images, %")
     axes.set_title(title)
@@ -147,9 +148,11 @@ def picture(path: Path, title: str, draw: Callable[[Axes], None]) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def curve(axes: Axes, found: Found, colour: str, label: str, **style: float) -> None:
+def curve(axes: Axes, found: Found, colour: str, label: str, markersize: float, **style: float) -> None:
     error, macs = found.points["test"][np.argsort(found.points["test"][:, 1])].T
-    axes.plot(macs / 1e6, 100 * (1 - error), marker="o", markersize=3.5, color=colour, label=label, **style)
+    axes.plot(
+        macs / 1e6, 100 * (1 - error), marker="o", markersize=markersize, color=colour, label=label, **style
+    )
 
 
 def results(runs: Path, pools: Path, out: Path, evaluations: int, seeds: int) -> None:
@@ -191,19 +194,19 @@ def results(runs: Path, pools: Path, out: Path, evaluations: int, seeds: int) ->
 
     def supernets(axes: Axes) -> None:
         for name, colour in zip(names, COLOURS, strict=False):
-            curve(axes, own[name], colour, name, linewidth=1.2)
+            curve(axes, own[name], colour, name, 3.5, linewidth=1.2)
 
     def encas(axes: Axes) -> None:
-        curve(axes, both, GREY, "single networks of all five", linewidth=1.0)
+        curve(axes, both, GREY, "single networks of all five", 3.5, linewidth=1.0)
         for found, colour, label in (
             (one, COLOURS[1], f"ENCAS on {best}"),
             (five, COLOURS[0], "ENCAS on all five"),
         ):
             for index, each in enumerate(found):
-                curve(axes, each, colour, label if index == 0 else "_", linewidth=1.0, alpha=0.7)
+                curve(axes, each, colour, label if index == 0 else "_", 1.2, linewidth=1.0)
 
-    picture(out / "supernetworks.png", "CIFAR-10: networks of five tiny supernetworks", supernets)
-    picture(out / "encas.png", f"CIFAR-10: cascades of them, {seeds} seeds each", encas)
+    picture(out / "supernetworks.png", "CIFAR-10: single networks of five tiny supernetworks", supernets)
+    picture(out / "encas.png", f"CIFAR-10: cascades of networks of tiny supernetworks, {seeds} seeds", encas)
 
 
 def main() -> None:
