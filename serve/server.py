@@ -12,7 +12,8 @@ import uvicorn
 from encas.bundle import Bundle
 from encas.errors import InvalidInput
 from encas.runtime.executor import CascadeExecutor
-from encas.serve.app import MAX_BODY_BYTES, create_app
+from encas.serve.app import create_app
+from encas.serve.service import Limits
 
 GRACE_S = 30  # for what was accepted before the server was asked to stop
 
@@ -34,7 +35,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     provider: str | None = None,
-    max_body_bytes: int = MAX_BODY_BYTES,
+    max_body_bytes: int = 64 * 2**20,
 ) -> None:
     """Serve bundles until SIGINT or SIGTERM.
 
@@ -66,7 +67,7 @@ def serve(
             bundles,
             load=lambda bundle: CascadeExecutor(bundle, provider),
             loaded=loaded,
-            max_body_bytes=max_body_bytes,
+            limits=Limits(max_body_bytes=max_body_bytes),
         )
         config = uvicorn.Config(
             app,
