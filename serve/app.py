@@ -19,10 +19,11 @@ from encas.runtime.executor import CascadeExecutor
 from encas.serve import openapi, predict, repository, routes
 from encas.serve.engine import StageExecutor
 from encas.serve.front import InferFront, error_headers
+from encas.serve.limits import Limits
 from encas.serve.metrics import Metrics
 from encas.serve.protocol import encode_error
 from encas.serve.refusals import FAILED, kind_of, message_of
-from encas.serve.service import Limits, Observer, Service
+from encas.serve.service import Observer, Service
 from encas.serve.statistics import Statistics
 
 _log = logging.getLogger("encas.serve")
@@ -93,7 +94,7 @@ def create_app(
         redirect_slashes=False,
         responses=openapi.ANY_ERROR,
     )
-    app.state.service = service
+    app.state.service, app.state.statistics = service, statistics
     _add_errors(app)
     routes.add(app, service, statistics, metrics)
     repository.add(app, service)

@@ -12,6 +12,7 @@ from encas.files import read_model
 from encas.serve.engine import Engine
 from encas.serve.refusals import NotReady, UnknownModel
 
+_NO_REPOSITORY = "this server has no repository; start it with --repository FOLDER"
 Start = Callable[[Bundle], Engine]  # opens a bundle for running
 
 
@@ -147,7 +148,7 @@ class Models:
             )
             for model in self.all()
         }
-        for file, _ in self._stored():
+        for file, _ in stored_bundles(self._repository) if self._repository else ():
             key = (file.name, file.version)
             entries.setdefault(key, IndexEntry(*key, "UNAVAILABLE", "not loaded"))
         return tuple(entries[key] for key in sorted(entries, key=lambda key: (key[0], _version_key(key[1]))))
@@ -162,15 +163,20 @@ class Models:
             UnknownModel: It has no such model.
             EncasError: The bundle is broken; what was served is served still.
         """
+        if self._repository is None:
+            raise InvalidInput(_NO_REPOSITORY)
+        path = newest_bundle(self._repository, name)
+        if path is None:
+            raise UnknownModel(f"the repository has no model {name[:80]!r}")
+        return self.load_from(path)
+
+    def load_from(self, path: Path) -> Model:
+        """Serve a bundle instead of all that is served under its name."""
         with self._lock:
-            stored = [(file, path) for file, path in self._stored(needed=True) if file.name == name]
-            if not stored:
-                raise UnknownModel(f"the repository has no model {name[:80]!r}")
-            _, path = max(stored, key=lambda found: _version_key(found[0].version))
             bundle = Bundle.open(path)
             model = Model(bundle, self._start(bundle))
-            old = self._models.get(name, {})
-            self._models = {**self._models, name: {bundle.file.version: model}}
+            old = self._models.get(bundle.name, {})
+            self._models = {**self._models, bundle.name: {bundle.file.version: model}}
             for version in old.values():
                 if version.engine is not None:
                     version.engine.close()
@@ -183,8 +189,9 @@ class Models:
             InvalidInput: There is no repository to load it from again.
             UnknownModel: It is not served.
         """
+        if self._repository is None:
+            raise InvalidInput(_NO_REPOSITORY)
         with self._lock:
-            self._stored(needed=True)
             old = self._models.get(name)
             if old is None:
                 raise UnknownModel(f"no model {name[:80]!r} is served")
@@ -196,13 +203,6 @@ class Models:
     def _put(self, model: Model) -> None:
         versions = {**self._models[model.bundle.name], model.bundle.file.version: model}
         self._models = {**self._models, model.bundle.name: versions}
-
-    def _stored(self, *, needed: bool = False) -> list[tuple[BundleFile, Path]]:
-        if self._repository is None:
-            if needed:
-                raise InvalidInput("this server has no repository; start it with --repository FOLDER")
-            return []
-        return stored_bundles(self._repository)
 
 
 def stored_bundles(repository: Path) -> list[tuple[BundleFile, Path]]:
@@ -217,13 +217,16 @@ def stored_bundles(repository: Path) -> list[tuple[BundleFile, Path]]:
     return found
 
 
+def newest_bundle(repository: Path, name: str) -> Path | None:
+    """Folder of the newest version of a model of a repository."""
+    stored = [(file, path) for file, path in stored_bundles(repository) if file.name == name]
+    return max(stored, key=lambda found: _version_key(found[0].version))[1] if stored else None
+
+
 def newest_bundles(repository: Path) -> list[Path]:
     """Folders of the newest version of every model of a repository."""
-    newest: dict[str, tuple[BundleFile, Path]] = {}
-    for file, path in stored_bundles(repository):
-        if file.name not in newest or _version_key(file.version) > _version_key(newest[file.name][0].version):
-            newest[file.name] = file, path
-    return [path for _, path in newest.values()]
+    names = dict.fromkeys(file.name for file, _ in stored_bundles(repository))
+    return [path for name in names if (path := newest_bundle(repository, name)) is not None]
 
 
 def not_ready(what: str, failure: str | None) -> NotReady:

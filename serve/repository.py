@@ -60,9 +60,9 @@ def add(app: FastAPI, service: Service) -> None:
                 f"parameters: {', '.join(map(str, request.parameters))[:80]}: a model is loaded as it is; "
                 "send none"
             )
-        await run_in_threadpool(service.models.load, model)
+        await service.load(model)
 
     @app.post("/v2/repository/models/{model}/unload", tags=["repository"], responses=openapi.LOAD)
     async def unload(model: ModelName, request: Annotated[LoadRequest | None, Body()] = None) -> None:  # noqa: ARG001
         """Serve a model no more, once it has answered what it has accepted."""
-        await run_in_threadpool(service.models.unload, model)
+        await service.unload(model)

@@ -2,42 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import encas
 from encas.bundle import Bundle
 from encas.runtime.machine import usable_cores
 from encas.serve.engine import BatchReport, Engine, Outcome, StageExecutor, Times
+from encas.serve.limits import Limits
 from encas.serve.model import Images, check_top, images_of, outputs_of
 from encas.serve.models import Models
 from encas.serve.protocol import InferRequest
 from encas.serve.refusals import FAILED, OK, ClientGone, Kind, Overloaded, ShuttingDown, kind_of
-from encas.serve.scheduler import StageLimits
 from encas.serve.tensor import Tensor
 
+# Loads or unloads a model by name.
+Control = Callable[[Literal["load", "unload"], str], Awaitable[None]]
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "statistics")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a server takes, and how it batches."""
-
-    stages: tuple[StageLimits, ...] = (StageLimits(), StageLimits(max_queue_delay_s=0.005))  # last: and on
-    request_timeout_s: float = 30.0
-    max_body_bytes: int = 64 * 2**20
-
-    def of(self, n_stages: int) -> list[StageLimits]:
-        """Return the limits of each stage of a cascade; those that are not named are as the last one."""
-        return [self.stages[min(stage, len(self.stages) - 1)] for stage in range(n_stages)]
-
-    @property
-    def max_requests(self) -> int:
-        """Requests that may be read or in work at once."""
-        return self.stages[0].max_queue_size + self.stages[0].max_batch_size
 
 
 @dataclass(frozen=True)
@@ -117,6 +102,7 @@ class Service:
         self.limits = limits or Limits()
         self.observers = tuple(observers)
         self.draining = False
+        self.control: Control = self._control  # of one among several workers: all of them together
         self.n_open = 0  # requests whose head has come, and that have no answer
         # Decoding lets go of the interpreter's lock; the networks have threads of their own.
         self.pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="encas-prepare")
@@ -140,6 +126,17 @@ class Service:
     def version(self) -> str:
         """Version of the server."""
         return encas.__version__
+
+    async def load(self, name: str) -> None:
+        """Serve the newest version that the repository has of a model."""
+        await self.control("load", name)
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more."""
+        await self.control("unload", name)
+
+    async def _control(self, what: Literal["load", "unload"], name: str) -> None:
+        await asyncio.to_thread(self.models.load if what == "load" else self.models.unload, name)
 
     def close(self) -> None:
         """Answer what was accepted, and stop the threads."""

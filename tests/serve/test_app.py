@@ -18,9 +18,9 @@ from encas.errors import InvalidInput
 from encas.runtime.executor import CascadeExecutor
 from encas.runtime.preprocess import Tensor
 from encas.serve import create_app
+from encas.serve.limits import Limits
 from encas.serve.openapi import EXAMPLE_PNG
 from encas.serve.server import listening
-from encas.serve.service import Limits
 
 WAIT_S = 30
 BODY = {"inputs": [{"name": "image", "shape": [1, 2, 2], "datatype": "UINT8", "data": [0, 9, 9, 0]}]}
