@@ -55,8 +55,13 @@ UNKNOWN: Responses = {404: {"model": ErrorBody, "description": "No such model or
 LOADING: Responses = {
     503: {"model": ErrorBody, "description": "Loading, not loaded for a failure, or being stopped."}
 }
+INVALID: Responses = {
+    400: {"model": ErrorBody, "description": "Not such a request."},
+    413: {"model": ErrorBody, "description": "The body is too large."},
+}
 LOAD: Responses = {
     **UNKNOWN,
+    **INVALID,
     400: {"model": ErrorBody, "description": "No repository, a broken bundle, or parameters."},
 }
 _RETRY = {

@@ -221,10 +221,16 @@ class TestStopping:
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """Processes that a supervisor has started and that serve."""
-    found = subprocess.run(
-        ["ps", "--ppid", str(process.pid), "-o", "pid=,args="], capture_output=True, text=True, check=False
-    ).stdout.splitlines()
-    return [int(line.split()[0]) for line in found if "spawn_main" in line]
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except (OSError, IndexError):  # it is gone
+            continue
+        if parent == process.pid and b"spawn_main" in command:
+            found.append(int(folder.name))
+    return found
 
 
 class TestWorkers:
