@@ -185,7 +185,7 @@ def _pool() -> descriptor_pool.DescriptorPool:
         for number, field, kind in _MESSAGES[path]:
             _add_field(made[path], path, number, field, kind)
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     return pool
 
 

@@ -79,7 +79,7 @@ async def _files(request: Request, max_bytes: int) -> list[tuple[str | None, byt
         return [(None, body)]
     form = await _bounded(request, max_bytes).form(max_files=_MOST_FILES, max_fields=_MOST_FILES)
     try:
-        uploads = [value for value in form.values() if isinstance(value, UploadFile)]
+        uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not uploads:
             raise InvalidInput("the form holds no file; send one as: curl -F image=@image.jpg")
         return [(upload.filename, await upload.read()) for upload in uploads]
