@@ -112,7 +112,7 @@ def test_a_full_queue_refuses_at_once_with_a_reason_and_a_time(status: int, held
         assert [one.result(WAIT_S).status_code for one in accepted] == [200, 200]
 
 
-def test_an_answer_that_would_come_too_late_is_a_504(held: Held, start: Start) -> None:
+def test_an_answer_that_would_come_too_late_is_a_504(start: Start) -> None:
     with start(limits=Limits(request_timeout_s=0.2)) as client:
         answer = client.post(INFER, json=BODY)
         assert answer.status_code == 504
@@ -120,7 +120,7 @@ def test_an_answer_that_would_come_too_late_is_a_504(held: Held, start: Start) -
         assert answer.json() == {"error": "model 'digits' did not answer within 0.2 s"}
 
 
-def test_a_body_that_does_not_come_is_a_408(held: Held, start: Start) -> None:
+def test_a_body_that_does_not_come_is_a_408(start: Start) -> None:
     with start(limits=Limits(request_timeout_s=0.2)) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as slow:
             slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
