@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from encas.bundle import Bundle
 from encas.cascade import Answers, Step, run_step
 from encas.errors import InvalidInput, TooLarge
-from encas.runtime.executor import Inputs
+from encas.runtime.inputs import Inputs
 from encas.runtime.preprocess import Tensor
 from encas.serve.model import Images
 from encas.serve.refusals import DeadlinePassed, Overloaded, ShuttingDown
@@ -187,14 +187,14 @@ class Engine:
         with self._changed:
             return self._queues.n_requests
 
-    def check_room(self) -> None:
+    def check_room(self, timeout_s: float) -> None:
         """Refuse early, before anything of a request is read.
 
         Raises:
-            Overloaded: A queue is full.
+            Overloaded: A queue is full, or so long that `timeout_s` would pass.
         """
         with self._changed:
-            if not self._queues.has_room():
+            if not self._queues.has_room(deadline_s=self._clock() + timeout_s):
                 raise Overloaded(self.bundle.name)
 
     def close(self) -> None:
@@ -307,6 +307,8 @@ class Engine:
         if stage > 0:
             total = np.concatenate([part.ticket.totals(part.rows) for part in batch.parts])
         step = run_step(self.bundle.cascade, stage, total, probs)
+        with self._changed:
+            self._queues.ran(int(step.leaves.sum()), run_s)
         self._report(BatchReport(stage, len(probs), run_s, step.confidence, step.leaves))
         finite = np.isfinite(step.mean.sum(axis=1))
         done: list[_Work] = []

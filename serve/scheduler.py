@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.intp]
+# Of what is known about the pace, the last ten batches or so count.
+_MEMORY = 0.9
+# Decoding and the others on this machine take time too: so many times the networks' own is expected.
+_CAUTION = 1.5
 Ticket = TypeVar("Ticket", bound=Hashable)  # stands for one request
 
 
@@ -104,6 +108,7 @@ class Scheduler(Generic[Ticket]):
         self._coming = [0] * len(limits)  # (k,) over all requests
         self._deadlines: list[tuple[float, int, Ticket]] = []  # a heap; the number keeps tickets uncompared
         self._n_admitted = 0
+        self._busy_s, self._n_left = 0.0, 0.0  # of the latest batches, fading
 
     @property
     def n_waiting(self) -> tuple[int, ...]:
@@ -120,20 +125,30 @@ class Scheduler(Generic[Ticket]):
         """Samples that the largest possible request has."""
         return self._queues[0].limits.max_queue_size
 
-    def has_room(self, n: int = 1) -> bool:
-        """Whether a request of n samples would be taken: no queue may be longer than its limit."""
-        for stage, (waiting, queue) in enumerate(zip(self.n_waiting, self._queues, strict=True)):
+    def has_room(self, n: int = 1, deadline_s: float = np.inf) -> bool:
+        """Whether a request of n samples would be taken.
+
+        No queue may be longer than its limit, and where others wait the answer must be expected in time: an
+        early refusal lets a client turn elsewhere, and what is computed too late helps nobody.
+        """
+        all_waiting = self.n_waiting
+        for stage, (waiting, queue) in enumerate(zip(all_waiting, self._queues, strict=True)):
             if waiting + (n if stage == 0 else 1) > queue.limits.max_queue_size:
                 return False
-        return True
+        return not any(all_waiting) or self._clock() + self._expected_s(sum(all_waiting) + n) <= deadline_s
+
+    def ran(self, n_left: int, busy_s: float) -> None:
+        """Learn from a batch how long samples take, until they leave."""
+        self._busy_s = _MEMORY * self._busy_s + busy_s
+        self._n_left = _MEMORY * self._n_left + n_left
 
     def admit(self, ticket: Ticket, n: int, deadline_s: float) -> None:
         """Take a request of n samples, which somebody now prepares.
 
         Raises:
-            QueueFull: There is no room.
+            QueueFull: There is no room, or no time.
         """
-        if not self.has_room(n):
+        if not self.has_room(n, deadline_s):
             raise QueueFull
         self._requests[ticket] = _Request(deadline_s, [0] * len(self._queues))
         self._n_admitted += 1
@@ -200,6 +215,9 @@ class Scheduler(Generic[Ticket]):
         if self._deadlines:
             times.append(self._deadlines[0][0])
         return max(0.0, min(times) - self._clock()) if times else None
+
+    def _expected_s(self, n: int) -> float:
+        return _CAUTION * n * self._busy_s / self._n_left if self._n_left else 0.0
 
     def _due_s(self, stage: int) -> float | None:
         """When a stage is to run, None without samples."""

@@ -152,7 +152,7 @@ class Service:
             Overloaded: There is no room.
         """
         engine = self.models.engine(model, version)
-        engine.check_room()
+        engine.check_room(self.limits.request_timeout_s)
         if self.n_open > self.limits.max_requests:
             raise Overloaded("the server")
         return engine.bundle

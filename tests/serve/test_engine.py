@@ -189,7 +189,7 @@ def test_what_finds_no_room_is_refused_at_once_and_the_rest_is_answered(
         accepted = asyncio.create_task(running.infer(digits.images[:3], WAIT_S))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="more requests than it can answer"):
-            running.check_room()
+            running.check_room(WAIT_S)
         with pytest.raises(Overloaded):
             await running.infer(digits.images[:1], WAIT_S)
         with pytest.raises(TooLarge, match="the request has 4 samples; the queue of 'digits' takes 3"):

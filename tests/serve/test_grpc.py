@@ -1,5 +1,8 @@
 """A real `encas serve --grpc-port`, asked by clients that others wrote."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from io import BytesIO
@@ -187,6 +190,42 @@ def test_numbers_one_by_one_are_taken_too(address: str, images: NDArray[np.uint8
         assert "must be from 0 to 255" in str(error.value)
         failed: Any = error.value
         assert dict(failed.trailing_metadata())["encas-reason"] == "invalid"
+
+
+# In a process of its own: two libraries that register the same package do not get along.
+OPEN_INFERENCE = """
+import json, sys
+import grpc
+from open_inference.grpc import protocol as messages, service
+stub = service.GRPCInferenceServiceStub(grpc.insecure_channel(sys.argv[1]))
+metadata = stub.ModelMetadata(messages.ModelMetadataRequest(name="digits"))
+request = messages.ModelInferRequest(model_name="digits", id="3", raw_input_contents=[sys.stdin.buffer.read()])
+request.inputs.add(name="image", datatype="UINT8", shape=[5, 8, 8])
+request.outputs.add(name="label")
+answer = stub.ModelInfer(request)
+try:
+    stub.ModelMetadata(messages.ModelMetadataRequest(name="letters"))
+except grpc.RpcError as error:
+    missing = error.code().name
+print(json.dumps({
+    "live": stub.ServerLive(messages.ServerLiveRequest()).live,
+    "ready": stub.ModelReady(messages.ModelReadyRequest(name="digits", version="1")).ready,
+    "cascade": metadata.properties["cascade"],
+    "id": answer.id,
+    "labels": answer.raw_output_contents[0].decode("latin-1"),
+    "missing": missing,
+}))
+"""
+
+
+def test_the_protocols_own_client(address: str, images: NDArray[np.uint8], bundle: Bundle) -> None:
+    command = [sys.executable, "-c", OPEN_INFERENCE, address]
+    done = subprocess.run(command, input=images.tobytes(), capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    expected = CascadeExecutor(bundle, "cpu").run(images).label
+    assert (found["live"], found["ready"], found["id"], found["missing"]) == (True, True, "3", "NOT_FOUND")
+    assert found["cascade"] == str(bundle.cascade)
+    assert found["labels"] == "".join(f"\7\0\0\0digit {label}" for label in expected)
 
 
 def test_the_health_service_says_that_it_serves(address: str) -> None:

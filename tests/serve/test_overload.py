@@ -121,11 +121,13 @@ def test_an_answer_that_would_come_too_late_is_a_504(start: Start) -> None:
 
 
 def test_a_body_that_does_not_come_is_a_408(start: Start) -> None:
-    with start(limits=Limits(request_timeout_s=0.2)) as client:
-        with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as slow:
-            slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
-            slow.settimeout(WAIT_S)
-            assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+    with (
+        start(limits=Limits(request_timeout_s=0.2)) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port or 0)) as slow,
+    ):
+        slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+        slow.settimeout(WAIT_S)
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_client_that_goes_away_is_not_computed_for(held: Held, start: Start) -> None:

@@ -125,6 +125,20 @@ def test_a_full_later_queue_refuses_at_the_door() -> None:
     assert queues.has_room()
 
 
+def test_a_request_that_would_be_answered_too_late_is_refused_at_once() -> None:
+    queues, _ = scheduler(StageLimits(2))
+    send(queues, "a", 2, deadline_s=1e-9)  # nothing waits: it is tried in any case
+    queues.take()
+    queues.ran(n_left=2, busy_s=0.2)  # 0.1 s each, and half as much again for caution
+    send(queues, "b", 4)
+    with pytest.raises(QueueFull):
+        queues.admit("c", 1, deadline_s=0.7)
+    queues.admit("c", 1, deadline_s=0.8)
+    for _ in range(100):
+        queues.ran(n_left=2, busy_s=0.02)  # it has become faster
+    queues.admit("d", 1, deadline_s=0.7)
+
+
 def test_a_request_that_was_given_up_leaves_the_queues() -> None:
     queues, _ = scheduler(StageLimits(2), StageLimits(2, max_queue_delay_s=1))
     for ticket in "ab":
