@@ -22,7 +22,7 @@ from encas.serve.front import InferFront, error_headers
 from encas.serve.limits import Limits
 from encas.serve.metrics import Metrics
 from encas.serve.protocol import encode_error
-from encas.serve.refusals import FAILED, kind_of, message_of
+from encas.serve.refusals import FAILED, message_of, status_of
 from encas.serve.service import Observer, Service
 from encas.serve.statistics import Statistics
 
@@ -95,7 +95,7 @@ def create_app(
         responses=openapi.ANY_ERROR,
     )
     app.state.service, app.state.statistics = service, statistics
-    _add_errors(app)
+    _add_errors(app, overload_status)
     routes.add(app, service, statistics, metrics)
     repository.add(app, service)
     predict.add(app, service)
@@ -113,9 +113,10 @@ async def _load(service: Service, loaded: Loaded) -> None:
         loaded(None)
 
 
-def _add_errors(app: FastAPI) -> None:
+def _add_errors(app: FastAPI, overload_status: int) -> None:
     async def refuse(_request: Request, error: Exception) -> Response:
-        return _error(kind_of(error).status, message_of(error), dict(_decoded(error_headers(error))))
+        headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+        return _error(status_of(error, overload_status), message_of(error), headers)
 
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -143,10 +144,6 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(AnyHTTPException, http_error)
     app.add_exception_handler(Exception, crashed)
-
-
-def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    return [(name.decode(), value.decode()) for name, value in headers]
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -22,7 +22,7 @@ from encas.serve.protocol import (
     encode_response,
     parse_request,
 )
-from encas.serve.refusals import FAILED, ClientGone, SlowClient, kind_of, message_of
+from encas.serve.refusals import FAILED, ClientGone, SlowClient, kind_of, message_of, status_of
 from encas.serve.service import Question, Service
 
 REASON = "encas-reason"  # header with the machine-readable reason of an error
@@ -92,10 +92,9 @@ class InferFront:
         except ClientGone:
             return
         except Exception as error:
-            kind = kind_of(error)
-            if kind is FAILED:
+            if kind_of(error) is FAILED:
                 self._failed(error)
-            status = self._overload_status if kind.reason == "queue_full" else kind.status
+            status = status_of(error, self._overload_status)
             content, length = encode_error(message_of(error)), None
             more += error_headers(error)
         if question.request_id:

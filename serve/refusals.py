@@ -83,6 +83,12 @@ def kind_of(error: Exception) -> Kind:
     return next((kind for known, kind in _KINDS if isinstance(error, known)), FAILED)
 
 
+def status_of(error: Exception, overload_status: int) -> int:
+    """Return the status of HTTP; where there are too many requests, users choose it."""
+    kind = kind_of(error)
+    return overload_status if kind.reason == "queue_full" else kind.status
+
+
 def message_of(error: Exception) -> str:
     """Say in one line what a client may know of it."""
     if kind_of(error) is FAILED:

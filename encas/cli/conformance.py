@@ -23,7 +23,8 @@ def conformance(
     ```
     """
     from encas.cli.output import print_json, print_line, print_table
-    from encas.serve.conformance import Peer, check
+    from encas.serve.conformance import check
+    from encas.serve.peer import Peer
 
     verdicts = list(check(Peer(url, model)))
     broken = sum(verdict.kept is False for verdict in verdicts)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from encas.errors import InvalidInput
-from encas.serve.conformance import SENTENCES, Peer, check
+from encas.serve.conformance import SENTENCES, check
+from encas.serve.peer import Peer
 
 if TYPE_CHECKING:
     from tests.conftest import Served

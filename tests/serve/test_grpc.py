@@ -199,7 +199,8 @@ import grpc
 from open_inference.grpc import protocol as messages, service
 stub = service.GRPCInferenceServiceStub(grpc.insecure_channel(sys.argv[1]))
 metadata = stub.ModelMetadata(messages.ModelMetadataRequest(name="digits"))
-request = messages.ModelInferRequest(model_name="digits", id="3", raw_input_contents=[sys.stdin.buffer.read()])
+request = messages.ModelInferRequest(model_name="digits", id="3")
+request.raw_input_contents.append(sys.stdin.buffer.read())
 request.inputs.add(name="image", datatype="UINT8", shape=[5, 8, 8])
 request.outputs.add(name="label")
 answer = stub.ModelInfer(request)

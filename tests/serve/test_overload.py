@@ -108,6 +108,7 @@ def test_a_full_queue_refuses_at_once_with_a_reason_and_a_time(status: int, held
         assert answer.headers["retry-after"] == "1"
         assert answer.headers["encas-reason"] == "queue_full"
         assert "more requests than it can answer" in answer.json()["error"]
+        assert client.post("/predict", content=b"x").status_code == status
         held.gate.set()
         assert [one.result(WAIT_S).status_code for one in accepted] == [200, 200]
 
