@@ -1,4 +1,4 @@
-"""A server of the Open Inference Protocol, of whatever make, that is asked over HTTP; standard library only."""
+"""A server of the Open Inference Protocol, of any make, that is asked over HTTP; standard library only."""
 
 import base64
 import json

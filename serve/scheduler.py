@@ -109,6 +109,7 @@ class Scheduler(Generic[Ticket]):
         self._deadlines: list[tuple[float, int, Ticket]] = []  # a heap; the number keeps tickets uncompared
         self._n_admitted = 0
         self._busy_s, self._n_left = 0.0, 0.0  # of the latest batches, fading
+        self._n_running = 0
 
     @property
     def n_waiting(self) -> tuple[int, ...]:
@@ -135,10 +136,12 @@ class Scheduler(Generic[Ticket]):
         for stage, (waiting, queue) in enumerate(zip(all_waiting, self._queues, strict=True)):
             if waiting + (n if stage == 0 else 1) > queue.limits.max_queue_size:
                 return False
-        return not any(all_waiting) or self._clock() + self._expected_s(sum(all_waiting) + n) <= deadline_s
+        n_before = sum(all_waiting) + self._n_running
+        return not any(all_waiting) or self._clock() + self._expected_s(n_before + n) <= deadline_s
 
     def ran(self, n_left: int, busy_s: float) -> None:
-        """Learn from a batch how long samples take, until they leave."""
+        """Learn from the batch that was taken last how long samples take, until they leave."""
+        self._n_running = 0
         self._busy_s = _MEMORY * self._busy_s + busy_s
         self._n_left = _MEMORY * self._n_left + n_left
 
@@ -206,6 +209,7 @@ class Scheduler(Generic[Ticket]):
                 batch = Batch(stage, self._queues[stage].take())
                 for part in batch.parts:
                     self._requests[part.ticket].n_queued -= len(part.rows)
+                self._n_running = len(batch)
                 return batch
         return None
 

@@ -139,6 +139,18 @@ def test_a_request_that_would_be_answered_too_late_is_refused_at_once() -> None:
     queues.admit("d", 1, deadline_s=0.7)
 
 
+def test_what_is_running_is_reckoned_with() -> None:
+    queues, _ = scheduler(StageLimits(2))
+    send(queues, "a", 2)
+    queues.take()
+    queues.ran(n_left=2, busy_s=0.2)
+    send(queues, "b", 3)
+    queues.take()  # 2 are running, 1 waits
+    with pytest.raises(QueueFull):
+        queues.admit("c", 1, deadline_s=0.5)
+    queues.admit("c", 1, deadline_s=0.7)
+
+
 def test_a_request_that_was_given_up_leaves_the_queues() -> None:
     queues, _ = scheduler(StageLimits(2), StageLimits(2, max_queue_delay_s=1))
     for ticket in "ab":
