@@ -27,6 +27,7 @@ from encas.serve.workers import supervise
 # How long a server that is asked to stop goes on taking connections: whoever balances the load sees meanwhile
 # that it is not ready, and clients are told to leave their connections.
 DRAIN_S = 0.5
+_KEEP_ALIVE_S = 75  # longer than clients and proxies wait, so that they and not we close what is idle
 _SETTLE_S = 0.05  # for what has reached an open connection, and was not read yet
 
 
@@ -139,6 +140,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 log_level="warning",
                 access_log=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(options.grace_s)),
             )
         )
