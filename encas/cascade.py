@@ -173,6 +173,42 @@ def confidence_of(probs: Probs, kind: Confidence) -> NDArray[np.float32]:
     return gap
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one stage makes of the samples that reach it."""
+
+    total: Probs  # (a, c) what the next stage goes on from
+    mean: Probs  # (a, c) the answer if the sample leaves here
+    confidence: NDArray[np.float32]  # (a,)
+    leaves: NDArray[np.bool_]  # (a,)
+
+
+def run_step(cascade: Cascade, stage: int, total: Probs, probs: NDArray[np.floating[Any]]) -> Step:
+    """Decide who leaves after a stage; a sample's answer does not depend on which others are there.
+
+    Args:
+        cascade: k stages.
+        stage: Which of them has run.
+        total: (a, c) `Step.total` of the stage before; not looked at after the first stage.
+        probs: (a, c) what the stage's member says of the same samples.
+
+    Returns:
+        Arithmetic is float32 on probabilities rounded to float16: the sum in the order of the stages,
+        divided by their number.
+    """
+    probs = as_recorded(probs)
+    if stage == 0 or cascade.combine == "last":
+        total = mean = probs
+    else:
+        total = total + probs
+        mean = total / np.float32(stage + 1)
+    confidence = confidence_of(mean, cascade.confidence)
+    threshold = cascade.stages[stage].threshold
+    if threshold is None:
+        return Step(total, mean, confidence, np.ones(len(probs), np.bool_))
+    return Step(total, mean, confidence, confidence > np.float32(threshold))
+
+
 def run_cascade(cascade: Cascade, member_probs: MemberProbs, n: int, macs: Sequence[int]) -> Answers:
     """Run a cascade over n samples, asking each member only for the samples that get that far.
 
@@ -183,35 +219,23 @@ def run_cascade(cascade: Cascade, member_probs: MemberProbs, n: int, macs: Seque
         macs: (k,) cost of one sample at each stage.
 
     Returns:
-        Arithmetic is float32 on probabilities rounded to float16: the sum in the order of the stages,
-        divided by their number.
+        What `run_step` decides, stage by stage.
     """
-    n_stages = len(cascade.stages)
     rows = np.arange(n)
-    exit_stage = np.full(n, n_stages - 1)
+    exit_stage = np.full(n, len(cascade.stages) - 1)
     confidence_out = np.empty(n, np.float32)
     total = probs_out = np.empty((n, 0), np.float32)
-    for j, stage in enumerate(cascade.stages):
-        probs = as_recorded(member_probs(j, rows))
+    for j in range(len(cascade.stages)):
+        step = run_step(cascade, j, total, member_probs(j, rows))
         if j == 0:
-            probs_out = np.empty(probs.shape, np.float32)
-        if j == 0 or cascade.combine == "last":
-            total, mean = probs, probs
-        else:
-            total = total + probs
-            mean = total / np.float32(j + 1)
-        confidence = confidence_of(mean, cascade.confidence)
-        if stage.threshold is None:
-            leaves = np.ones(len(rows), np.bool_)
-        else:
-            leaves = confidence > np.float32(stage.threshold)
-        leaving = rows[leaves]
-        probs_out[leaving] = mean[leaves]
-        confidence_out[leaving] = confidence[leaves]
+            probs_out = np.empty(step.mean.shape, np.float32)
+        leaving = rows[step.leaves]
+        probs_out[leaving] = step.mean[step.leaves]
+        confidence_out[leaving] = step.confidence[step.leaves]
         exit_stage[leaving] = j
         if len(leaving) == len(rows):
             break
-        rows, total = rows[~leaves], total[~leaves]
+        rows, total = rows[~step.leaves], step.total[~step.leaves]
     return Answers(
         probs=probs_out,
         label=probs_out.argmax(axis=1),

@@ -12,6 +12,10 @@ class InvalidInput(EncasError):
     """A file, an image, an option or a request that is not what it should be."""
 
 
+class TooLarge(InvalidInput):
+    """Sound, but more than is taken: a body, an image, a batch."""
+
+
 class MissingPackage(EncasError):
     """A package of an optional extra is needed and not installed."""
 

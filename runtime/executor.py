@@ -15,6 +15,7 @@ from encas.cascade import Answers, Rows, run_cascade
 from encas.errors import InvalidInput
 from encas.runtime.images import AnyImage
 from encas.runtime.inputs import Inputs, Threads
+from encas.runtime.preprocess import Tensor
 from encas.runtime.session import Session, choose_provider, open_session
 
 # n images; or all of them in one uint8 array, (n, h, w) or (n, h, w, 3); or a ready float32 tensor.
@@ -95,7 +96,7 @@ class CascadeExecutor:
         """Answer a batch, and say what was really run for it."""
         if not self._sessions:
             raise ValueError("the executor is closed")
-        inputs = self._inputs(images)
+        inputs = self.inputs(images)
         rows, run_s = [0] * len(self._members), [0.0] * len(self._members)
 
         def member_probs(stage: int, active: Rows) -> NDArray[np.float32]:
@@ -113,6 +114,46 @@ class CascadeExecutor:
         answers = run_cascade(self.bundle.cascade, member_probs, inputs.n, self._macs)
         macs = sum(n * cost for n, cost in zip(rows, self._macs, strict=True))
         return answers, Trace(tuple(rows), tuple(run_s), inputs.n_resized, macs)
+
+    def inputs(self, images: Images) -> Inputs:
+        """Take the images of one call; they are decoded and prepared when they are asked for.
+
+        Raises:
+            InvalidInput: As `run`.
+        """
+        if isinstance(images, (str, bytes, Path)):
+            raise InvalidInput("images: one image was given; put it into a list")
+        if not isinstance(images, np.ndarray):
+            return Inputs(self._specs, list(images), self._threads)
+        if images.dtype == np.uint8:
+            return Inputs(self._specs, _checked_pixels(images), self._threads)
+        return self._ready(images)
+
+    @property
+    def preparation_of(self) -> tuple[int, ...]:
+        """(k,) which preprocessing each stage wants; stages with the same number share their tensors."""
+        return tuple(self._spec_of)
+
+    def run_stage(self, stage: int, tensor: Tensor) -> NDArray[np.float32]:
+        """Run the member of one stage on prepared samples, which may be those of several calls.
+
+        A sample that holds what a network cannot digest gets NaN or infinity, and the others their
+        probabilities.
+        """
+        name = self._members[stage].name
+        session = self._sessions.get(name)
+        if session is None:
+            raise ValueError("the executor is closed")
+        probs = session.run(tensor)
+        self._check_shape(probs, stage, len(tensor))
+        return probs
+
+    def not_finite(self, stage: int, row: int) -> InvalidInput:
+        """Say that a member answered no probabilities for an image."""
+        return InvalidInput(
+            f"{self.bundle.path}: '{self._members[stage].name}' answered NaN or infinity for image {row}; "
+            "probabilities are needed (does the image hold NaN?)"
+        )
 
     def _open(self, name: str) -> Session:
         member = self.bundle.member(name)
@@ -133,15 +174,6 @@ class CascadeExecutor:
             )
         return session
 
-    def _inputs(self, images: Images) -> Inputs:
-        if isinstance(images, (str, bytes, Path)):
-            raise InvalidInput("images: one image was given; put it into a list")
-        if not isinstance(images, np.ndarray):
-            return Inputs(self._specs, list(images), self._threads)
-        if images.dtype == np.uint8:
-            return Inputs(self._specs, _checked_pixels(images), self._threads)
-        return self._ready(images)
-
     def _ready(self, tensor: NDArray[Any]) -> Inputs:
         """Take a tensor that the caller has prepared, which can only suit members that agree."""
         if len(self._specs) != 1:
@@ -159,17 +191,16 @@ class CascadeExecutor:
         return Inputs.ready(spec, tensor, self._threads)
 
     def _check(self, probs: NDArray[np.float32], stage: int, active: Rows) -> None:
-        name = self._members[stage].name
-        expected = (len(active), len(self.bundle.labels))
-        if probs.shape != expected:
-            raise InvalidInput(f"{self.bundle.path}: '{name}' answered {probs.shape}, not {expected}")
+        self._check_shape(probs, stage, len(active))
         sums = probs.sum(axis=1)
         if not np.isfinite(sums).all():
-            row = active[~np.isfinite(sums)][0]
-            raise InvalidInput(
-                f"{self.bundle.path}: '{name}' answered NaN or infinity for image {row}; "
-                "probabilities are needed (does the image hold NaN?)"
-            )
+            raise self.not_finite(stage, active[~np.isfinite(sums)][0])
+
+    def _check_shape(self, probs: NDArray[np.float32], stage: int, n: int) -> None:
+        expected = (n, len(self.bundle.labels))
+        if probs.shape != expected:
+            name = self._members[stage].name
+            raise InvalidInput(f"{self.bundle.path}: '{name}' answered {probs.shape}, not {expected}")
 
 
 def _checked_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:

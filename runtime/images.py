@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as pillow
 from PIL import UnidentifiedImageError
 
-from encas.errors import InvalidInput
+from encas.errors import InvalidInput, TooLarge
 
 # An encoded image, the path of a file that holds one, pixels (h, w) or (h, w, 3), or an image of Pillow.
 AnyImage = bytes | str | Path | NDArray[np.uint8] | pillow.Image
@@ -77,7 +77,7 @@ def _read(path: Path, limits: Limits) -> bytes:
 
 def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
     if len(content) > limits.encoded_bytes:
-        raise InvalidInput(f"{place}: more than {limits.encoded_bytes} bytes; use a smaller file")
+        raise TooLarge(f"{place}: more than {limits.encoded_bytes} bytes; use a smaller file")
     if content.startswith(_JPEG):
         image = _sound_jpeg(content, place, limits)
         if image is not None:
@@ -88,7 +88,7 @@ def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
         what = "is empty" if not content else "is no image that Pillow can read"
         raise InvalidInput(f"{place}: {what}; JPEG, PNG or WebP would be right") from None
     except pillow.DecompressionBombError:  # far beyond any limit of ours
-        raise InvalidInput(f"{place}: more than {limits.pixels} pixels; make the image smaller") from None
+        raise TooLarge(f"{place}: more than {limits.pixels} pixels; make the image smaller") from None
     except Exception as error:  # a decoder that is fed garbage raises whatever it likes
         raise InvalidInput(f"{place}: is no whole image: {_first_line(error)}") from None
     _check_pixels(image.size, place, limits)
@@ -128,7 +128,7 @@ def _loaded(image: pillow.Image, place: str, keep: tuple[str, ...] = ("RGB",)) -
 def _check_pixels(size: tuple[int, int], place: str, limits: Limits) -> None:
     width, height = size
     if width * height > limits.pixels:
-        raise InvalidInput(
+        raise TooLarge(
             f"{place}: {width} x {height} pixels, at most {limits.pixels} are decoded; make the image smaller"
         )
     if width * height == 0:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -103,21 +103,33 @@ class Inputs:
         self._prepared[which] = (rows, tensor)
         return tensor
 
+    def prepared(self, which: int, rows: Rows) -> Tensor:
+        """Prepare rows in any order, for several threads at once; what they decode is kept to the end."""
+        if which in self._prepared:  # by the caller
+            _, tensor = self._prepared[which]
+            return tensor if len(rows) == self.n else tensor[rows]
+        return self._made(self._specs[which], rows, self._decoded, keep=len(self._specs) > 1)
+
     def _prepare(self, spec: Preprocess, rows: Rows) -> Tensor:
+        is_last = len(self._prepared) + 1 == len(self._specs)
+        decoded, self._decoded = self._decoded, {}  # the other rows are done with
+        return self._made(spec, rows, decoded, keep=not is_last)
+
+    def _made(
+        self, spec: Preprocess, rows: Rows, decoded: Mapping[int, pillow.Image], *, keep: bool
+    ) -> Tensor:
         images = self._images
         if isinstance(images, np.ndarray):
             pixels = images.reshape(*images.shape[:3], -1)
             if keeps_size(pixels.shape[1:3], spec) and pixels.shape[3] == spec.channels:
                 return normalise(pixels[rows], spec)
         tensor = np.empty((len(rows), *spec.shape), np.float32)
-        is_last = len(self._prepared) + 1 == len(self._specs)
-        decoded, self._decoded = self._decoded, {}  # the other rows are done with
 
         def work(part: range) -> None:
             for at in part:
                 row = int(rows[at])
                 image = decoded[row] if row in decoded else decode(images[row], f"image {row}")
-                if not is_last:
+                if keep:
                     self._decoded[row] = image
                 prepare_into(tensor[at], image, spec)
 

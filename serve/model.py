@@ -1,6 +1,6 @@
 """What a bundle looks like from outside: the tensors that it takes, and those that it answers with."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,8 +106,24 @@ def images_of(tensor: Tensor, bundle: Bundle) -> Images:
     return tensor.data
 
 
-def outputs_of(answers: Answers, bundle: Bundle) -> dict[str, Tensor]:
+def check_top(top: Mapping[str, int]) -> None:
+    """Refuse classes of an output that has none.
+
+    Raises:
+        InvalidInput: The classification extension was asked of something else than `probs`.
+    """
+    for name in top:
+        if name != "probs":
+            raise InvalidInput(f"output '{name}': the parameter classification works on 'probs' only")
+
+
+def outputs_of(
+    answers: Answers, bundle: Bundle, wanted: Collection[str] = tuple(OUTPUTS), top: int = 0
+) -> dict[str, Tensor]:
     """Write what the cascade answered as the tensors of `OUTPUTS`.
+
+    With `top`, `probs` are the so many most probable classes instead, each as the text
+    `probability:index:label`, as the classification extension has it.
 
     A confidence that is infinite (a logit gap to a probability of zero) becomes the largest FP32 number: JSON
     has no infinity, and both forms of an answer shall say the same.
@@ -119,9 +135,24 @@ def outputs_of(answers: Answers, bundle: Bundle) -> dict[str, Tensor]:
         "macs": answers.macs,
         "probs": answers.probs,
     }
-    tensors = {name: Tensor.of(name, OUTPUTS[name][0], array) for name, array in values.items()}
-    tensors["label"] = Tensor.of_texts("label", (bundle.labels[i] for i in answers.label))
+    tensors = {
+        name: Tensor.of(name, OUTPUTS[name][0], array) for name, array in values.items() if name in wanted
+    }
+    if "label" in wanted:
+        tensors["label"] = Tensor.of_texts("label", (bundle.labels[i] for i in answers.label))
+    if top:
+        tensors["probs"] = _classes(answers.probs, bundle.labels, top)
     return tensors
+
+
+def _classes(probs: NDArray[np.float32], labels: Sequence[str], top: int) -> Tensor:
+    best = np.argsort(-probs, axis=1, kind="stable")[:, :top]
+    texts = (
+        f"{probs[row, index]:f}:{index}:{labels[index]}"
+        for row, indices in enumerate(best.tolist())
+        for index in indices
+    )
+    return Tensor("probs", "BYTES", best.shape, tuple(text.encode() for text in texts))
 
 
 def _prepared_shape(bundle: Bundle) -> tuple[int, int, int] | None:

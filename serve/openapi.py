@@ -34,6 +34,9 @@ FP32 [n], `exit_stage` INT64 [n] (0: the first network was sure enough), `macs` 
 (multiply-accumulates spent on the sample), `probs` FP32 [n, classes]. An infinite confidence is given as the
 largest FP32 number.
 
+**Top classes**: the output parameter `classification` of `probs` is a number k; the output is then BYTES
+[n, k], each `probability:index:label`.
+
 **Binary tensors**: the header `{HEADER_LENGTH}` is the length of the JSON, `binary_data_size` that of the
 tensor behind it; with the header 0 the whole body is one encoded image. Bodies may be packed with gzip or
 deflate.
@@ -49,7 +52,35 @@ class ErrorBody(FileModel):
 Responses = dict[int | str, dict[str, Any]]
 ANY_ERROR: Responses = {"default": {"model": ErrorBody, "description": "Any other error."}}
 UNKNOWN: Responses = {404: {"model": ErrorBody, "description": "No such model or version."}}
-LOADING: Responses = {503: {"model": ErrorBody, "description": "Still loading, or it could not be loaded."}}
+LOADING: Responses = {
+    503: {"model": ErrorBody, "description": "Loading, not loaded for a failure, or being stopped."}
+}
+INVALID: Responses = {
+    400: {"model": ErrorBody, "description": "Not such a request."},
+    413: {"model": ErrorBody, "description": "The body is too large."},
+}
+LOAD: Responses = {
+    **UNKNOWN,
+    **INVALID,
+    400: {"model": ErrorBody, "description": "No repository, a broken bundle, or parameters."},
+}
+_RETRY = {
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
+    "encas-reason": {"description": "The reason, for programs.", "schema": {"type": "string"}},
+}
+_REFUSED: Responses = {
+    **UNKNOWN,
+    400: {"model": ErrorBody, "description": "Not a request that this model can answer."},
+    408: {"model": ErrorBody, "description": "The body did not come in time."},
+    413: {"model": ErrorBody, "description": "The body, an image or the batch is too large."},
+    429: {"model": ErrorBody, "description": "Too many requests, if so configured.", "headers": _RETRY},
+    503: {
+        "model": ErrorBody,
+        "description": "Too many requests, still loading, or being stopped.",
+        "headers": _RETRY,
+    },
+    504: {"model": ErrorBody, "description": "The answer would have come too late."},
+}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _LENGTH_SCHEMA = {"schema": {"type": "integer", "minimum": 0}}
 _EXAMPLE = {
@@ -60,8 +91,7 @@ _EXAMPLE = {
 # Arguments of the route: the body is read by hand, so FastAPI cannot know it.
 INFER: dict[str, Any] = {
     "responses": {
-        **UNKNOWN,
-        **LOADING,
+        **_REFUSED,
         200: {
             "description": "The answers.",
             "content": {
@@ -75,8 +105,6 @@ INFER: dict[str, Any] = {
                 }
             },
         },
-        400: {"model": ErrorBody, "description": "Not a request that this model can answer."},
-        413: {"model": ErrorBody, "description": "The body is too large."},
         415: {"model": ErrorBody, "description": "A content encoding other than gzip and deflate."},
     },
     "openapi_extra": {
@@ -103,6 +131,24 @@ INFER: dict[str, Any] = {
                 "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
             },
         ],
+    },
+}
+PREDICT: dict[str, Any] = {
+    "responses": _REFUSED,
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"image": {"type": "string", "format": "binary"}},
+                        "required": ["image"],
+                    }
+                },
+                "application/octet-stream": _BYTES,
+            },
+        },
     },
 }
 

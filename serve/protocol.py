@@ -8,25 +8,18 @@ import json
 import reprlib
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from encas.errors import InvalidInput
+from encas.errors import InvalidInput, TooLarge
 from encas.files import FileModel, parse_model
+from encas.serve.refusals import UnknownEncoding
 from encas.serve.tensor import Tensor, from_json, from_raw, to_json, to_raw
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}  # "deflate" means zlib's format, RFC 9110 section 8.4.1.2
-
-
-class TooLarge(InvalidInput):
-    """A body beyond the limit (413)."""
-
-
-class UnknownEncoding(InvalidInput):
-    """A content encoding that this server does not read (415)."""
 
 
 # No product of up to 8 such numbers is slow to compute.
@@ -105,6 +98,7 @@ class InferRequest:
     id: str | None
     input: Tensor
     outputs: Mapping[str, bool]  # name -> as binary, in the order of the answer
+    top: Mapping[str, int] = field(default_factory=dict)  # name -> so many classes instead of the tensor
 
 
 def decompress(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
@@ -160,7 +154,8 @@ def parse_request(
         found = ", ".join(repr(tensor.name[:40]) for tensor in request.inputs[:5]) or "none"
         raise InvalidInput(f"inputs: exactly one, named '{input_name}', is needed; found {found}")
     raw = None if header_length is None else body[length:]
-    return InferRequest(request.id, _tensor(request.inputs[0], raw), _wanted(request, output_names))
+    wanted = _wanted(request, output_names)
+    return InferRequest(request.id, _tensor(request.inputs[0], raw), wanted, _top(request))
 
 
 def encode_response(
@@ -252,11 +247,25 @@ def _wanted(request: RequestBody, output_names: Sequence[str]) -> dict[str, bool
             raise InvalidInput(f"{place}: unknown; this model has {', '.join(output_names)}")
         if output.name in wanted:
             raise InvalidInput(f"{place}: named twice")
-        for other in ("classification", "shared_memory_region"):
-            if other in (output.parameters or {}):
-                raise InvalidInput(f"{place}: the parameter {other} is not supported")
+        if "shared_memory_region" in (output.parameters or {}):
+            raise InvalidInput(f"{place}: shared memory is not supported; the data comes with the answer")
         wanted[output.name] = _flag(output.parameters, "binary_data", place, default=default)
     return wanted
+
+
+def _top(request: RequestBody) -> dict[str, int]:
+    """Read the parameter of the classification extension: how many classes are wanted."""
+    top: dict[str, int] = {}
+    for output in request.outputs or ():
+        count = (output.parameters or {}).get("classification", 0)
+        if type(count) is not int or count < 0:
+            raise InvalidInput(
+                f"output {output.name[:40]!r}: the parameter classification must be a number of classes, is "
+                f"{reprlib.repr(count)}"
+            )
+        if count:
+            top[output.name] = count
+    return top
 
 
 def _flag(parameters: Parameters | None, name: str, place: str, *, default: bool) -> bool:

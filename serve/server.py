@@ -1,85 +1,192 @@
-"""Running the application: its socket, its signals, and what its user sees."""
+"""Running the application: its sockets, its signals, and what its user sees."""
 
+import asyncio
+import importlib.util
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from encas.bundle import Bundle
 from encas.errors import InvalidInput
 from encas.runtime.executor import CascadeExecutor
-from encas.serve.app import MAX_BODY_BYTES, create_app
+from encas.serve.app import create_app
+from encas.serve.grpc_server import GrpcServer
+from encas.serve.logs import RequestLog
+from encas.serve.models import newest_bundles
+from encas.serve.options import Address, Announce, Options
+from encas.serve.service import Control, Observer, Service
+from encas.serve.workers import supervise
 
-GRACE_S = 30  # for what was accepted before the server was asked to stop
-
-Announce = Callable[[str, tuple[str, ...]], None]
-
-
-class _Server(uvicorn.Server):
-    """Survives the signals that stop it; uvicorn would raise them once more when it has stopped."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Stop in good order, however often the signal comes."""
-        self.should_exit = True
+# How long a server that is asked to stop goes on taking connections: whoever balances the load sees meanwhile
+# that it is not ready, and clients are told to leave their connections.
+DRAIN_S = 0.5
+_KEEP_ALIVE_S = 75  # longer than clients and proxies wait, so that they and not we close what is idle
+_SETTLE_S = 0.05  # for what has reached an open connection, and was not read yet
 
 
-def serve(
-    paths: Sequence[Path],
-    *,
-    announce: Announce,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    provider: str | None = None,
-    max_body_bytes: int = MAX_BODY_BYTES,
-) -> None:
+def serve(options: Options, announce: Announce) -> None:
     """Serve bundles until SIGINT or SIGTERM.
 
     Args:
-        paths: Folders of bundles with different names.
-        announce: Told the address and the names of the models, once all of them can be asked.
-        host: Address to listen on.
-        port: 0 takes a free one.
-        provider: "cpu" or "cuda"; None takes what works.
-        max_body_bytes: The largest body that is taken.
+        options: What, where and how.
+        announce: Told where the server is, once all models can be asked.
 
     Raises:
-        InvalidInput: A bundle that is not whole, two of one name, a provider that does not work, or an
-            address that cannot be had.
+        InvalidInput: A bundle that is not whole, two of one name and version, a provider that does not work,
+            or an address that cannot be had.
+    """
+    if options.repository is not None:
+        options = replace(options, paths=(*options.paths, *newest_bundles(options.repository)))
+    with listening(options.host, options.port) as listener:
+        if options.workers > 1:
+            supervise(options, listener, announce)
+        else:
+            run_worker(options, listener, announce)
+
+
+def run_worker(
+    options: Options,
+    listener: socket.socket,
+    announce: Announce,
+    attach: Callable[[Service], Control] | None = None,
+) -> None:
+    """Serve in this process.
+
+    Args:
+        options: As `serve`.
+        listener: Where HTTP is listened on.
+        announce: As `serve`.
+        attach: Says how models are loaded where other processes have to load them too.
     """
     failures: list[Exception] = []
-    with listening(host, port) as listener:
-        address = _address(listener)
-        bundles = [Bundle.open(path) for path in paths]
+    address = _address(listener)
+    bundles = [Bundle.open(path) for path in options.paths]
 
-        def loaded(failure: Exception | None) -> None:
-            if failure is not None:
-                failures.append(failure)
-                server.should_exit = True
-            elif not server.should_exit:  # a signal may have come first
-                announce(address, tuple(bundle.name for bundle in bundles))
+    def loaded(failure: Exception | None) -> None:
+        if failure is not None:
+            failures.append(failure)
+            server.should_exit = True
+        elif not server.should_exit:  # a signal may have come first
+            announce(Address(address, server.grpc_address, tuple(app.state.service.models.names)))
 
-        app = create_app(
-            bundles,
-            load=lambda bundle: CascadeExecutor(bundle, provider),
-            loaded=loaded,
-            max_body_bytes=max_body_bytes,
-        )
-        config = uvicorn.Config(
-            app,
-            lifespan="on",
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-        server = _Server(config)
-        server.run(sockets=[listener])
+    observers: list[Observer] = _tracing()
+    if options.log_requests:
+        observers.append(RequestLog())
+    app = create_app(
+        bundles,
+        load=lambda bundle: CascadeExecutor(bundle, options.provider),
+        loaded=loaded,
+        limits=options.limits,
+        repository_path=options.repository,
+        overload_status=options.overload_status,
+        observers=observers,
+    )
+    if attach is not None:
+        app.state.service.control = attach(app.state.service)
+    server = Server(app, options)
+    server.run(sockets=[listener])
+    failures += server.failures
     if failures:
         raise failures[0]
+
+
+def _tracing() -> list[Observer]:
+    """Make spans where OpenTelemetry is installed."""
+    if importlib.util.find_spec("opentelemetry") is None:
+        return []
+    from encas.serve.traces import Spans  # noqa: PLC0415
+
+    return [Spans()]
+
+
+class _Connection(HttpToolsProtocol):
+    """A connection that is not closed between the first byte of a request and its answer."""
+
+    _begun = False
+
+    def on_message_begin(self) -> None:
+        """Note that a request begins."""
+        self._begun = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Start to answer: from here on the base class knows of the request."""
+        super().on_headers_complete()
+        self._begun = False
+
+    def shutdown(self) -> None:
+        """Close when nothing is under way; the application closes it after an answer."""
+        if not self._begun:
+            super().shutdown()
+
+
+class Server(uvicorn.Server):
+    """Stops in good order: first not ready, then closed to new connections, then everything answered."""
+
+    def __init__(self, app: FastAPI, options: Options) -> None:
+        """Make it; `run` opens the sockets."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=_Connection,
+                lifespan="on",
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=max(1, round(options.grace_s)),
+            )
+        )
+        self.failures: list[Exception] = []
+        self.grpc_address: str | None = None
+        self._options, self._service = options, app.state.service
+        self._statistics = app.state.statistics
+        self._grpc: GrpcServer | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Stop in good order, however often the signal comes; uvicorn would raise it once more."""
+        self._service.draining = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the ports."""
+        if self._options.grpc_port is not None:
+            reuse_port = self._options.workers > 1
+            self._grpc = GrpcServer(self._service, self._statistics, reuse_port=reuse_port)
+            try:
+                port = await self._grpc.start(self._options.host, self._options.grpc_port)
+            except InvalidInput as error:
+                self.failures.append(error)
+                self.should_exit = True
+            else:
+                host = self._options.host
+                self.grpc_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is done every 0.1 s."""
+        if self._grpc is not None and not self.should_exit:
+            await self._grpc.tell()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer everything that was accepted."""
+        self._service.draining = True
+        if self._grpc is not None:
+            await self._grpc.tell()
+        await asyncio.sleep(0 if self.failures or not self._service.models.ready else DRAIN_S)
+        stopping = [] if self._grpc is None else [self._grpc.stop(self._options.grace_s)]
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_SETTLE_S)
+        await asyncio.gather(super().shutdown(sockets), *stopping)
 
 
 @contextmanager
@@ -107,6 +214,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections inherit it
         listener.bind(address)
         listener.listen(2048)
     except BaseException:

@@ -239,25 +239,32 @@ class Served:
 
     url: str
     process: subprocess.Popen[str]
+    grpc: str | None = None
 
 
 @contextmanager
-def running_server(*arguments: str | Path, encas: Sequence[str | Path] = (ENCAS,)) -> Iterator[Served]:
-    """Run `encas serve ARGUMENTS` on a free port; at the end it must stop cleanly, with no complaint."""
+def running_server(
+    *arguments: str | Path, encas: Sequence[str | Path] = (ENCAS,), complaints: bool = False
+) -> Iterator[Served]:
+    """Run `encas serve ARGUMENTS` on a free port; at the end it must stop cleanly, with no complaint.
+
+    Where `complaints` are expected, their text does not matter.
+    """
     command = [*encas, "serve", *arguments, "--port", "0"]
-    with tempfile.TemporaryFile("w+") as complaints:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            complaints.seek(0)
-            assert " at http" in line, line + complaints.read()
-            yield Served(line.split(" at ")[1].split()[0], process)
+            said.seek(0)
+            assert " at http" in line, line + said.read()
+            grpc = line.split(", gRPC at ")[1].strip() if ", gRPC at " in line else None
+            yield Served(line.split(" at ")[1].split()[0], process, grpc)
         finally:
             process.terminate()
             code = process.wait(60)
-        complaints.seek(0)
-        assert (code, complaints.read()) == (0, "")
+        said.seek(0)
+        assert (code, "" if complaints else said.read()) == (0, "")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from encas.cli import demo, export, nat, pool, run, search, serve, setup
+from encas.cli import conformance, demo, export, nat, pool, run, search, serve, setup
 from encas.errors import EncasError
 
 
@@ -28,6 +28,7 @@ class _Group(TyperGroup):
             "run",
             "measure",
             "serve",
+            "conformance",
         )
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
@@ -79,5 +80,5 @@ def _root(
     """Find, export and serve cascades of image classifiers that stop as soon as they are sure."""
 
 
-for _module in (demo, pool, nat, search, export, run, serve, setup):
+for _module in (demo, pool, nat, search, export, run, serve, conformance, setup):
     _module.register(app)

@@ -2,25 +2,55 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from encas.serve.options import Address
+    from encas.serve.scheduler import StageLimits
 
 
 def serve_bundles(
     bundles: Annotated[
-        list[Path], typer.Argument(metavar="BUNDLE...", help="Folders that 'encas export' wrote.")
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="[BUNDLE]...", help="Folders that 'encas export' wrote.", show_default=False),
+    ] = None,
     *,
+    repository: Annotated[
+        Path | None,
+        typer.Option(help="Folder of bundles; all are served, and clients may load newer versions by name."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one, and says which.")] = 8000,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve gRPC too; 0 takes a free port.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
     provider: Annotated[
         str | None, typer.Option(help="cpu or cuda. The default is cuda if it works here, else cpu.")
     ] = None,
+    max_batch_size: Annotated[
+        str, typer.Option(help="Samples that run together; 64,16: other numbers for later stages.")
+    ] = "32",
+    max_queue_delay_ms: Annotated[
+        str, typer.Option(help="How long a sample may wait for others to join it, stage by stage.")
+    ] = "0,5",
+    max_queue_size: Annotated[
+        str, typer.Option(help="Samples that may wait, stage by stage; more are refused.")
+    ] = "512",
+    request_timeout_s: Annotated[
+        float, typer.Option(min=0.001, help="After so long without an answer a request fails (504).")
+    ] = 30.0,
+    overload_status: Annotated[int, typer.Option(help="What a refused request gets: 503 or 429.")] = 503,
     max_body_mb: Annotated[int, typer.Option(min=1, help="The largest request that is taken, in MiB.")] = 64,
+    grace_s: Annotated[
+        float, typer.Option(min=1, help="How long accepted requests may take when the server is to stop.")
+    ] = 30.0,
+    log_requests: Annotated[bool, typer.Option(help="One line of JSON on stderr for every request.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say in JSON where the server is.")] = False,
 ) -> None:
-    r"""Serve bundles over HTTP (Open Inference Protocol), until Ctrl-C or SIGTERM.
+    r"""Serve bundles over HTTP and gRPC (Open Inference Protocol), until Ctrl-C or SIGTERM.
 
     Example, with the bundle of 'encas demo':
 
@@ -29,41 +59,79 @@ def serve_bundles(
 
     curl http://127.0.0.1:8000/v2/models
 
+    curl http://127.0.0.1:8000/predict -F image=@image.png
+    ```
+
+    The same by the protocol, the image as it is, or in JSON, which takes several images and other forms of
+    them (see /docs):
+
+    ```
     curl http://127.0.0.1:8000/v2/models/digits/infer \
       -H 'Inference-Header-Content-Length: 0' --data-binary @image.png
-    ```
 
-    The same in JSON, which takes several images and other forms of them (see /docs):
-
-    ```
     echo '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1],
       "data": ["'$(base64 -w0 image.png)'"]}]}' |
     curl http://127.0.0.1:8000/v2/models/digits/infer --data-binary @-
     ```
     """
-    from encas.serve import serve
+    from encas.serve import Limits, Options, serve
 
-    serve(
-        bundles,
-        announce=_announce_json if as_json else _announce,
+    if overload_status not in (429, 503):
+        raise typer.BadParameter("must be 503 or 429", param_hint="--overload-status")
+    limits = Limits(
+        _stages(max_batch_size, max_queue_delay_ms, max_queue_size), request_timeout_s, max_body_mb * 2**20
+    )
+    options = Options(
+        paths=tuple(bundles or ()),
         host=host,
         port=port,
+        grpc_port=grpc_port,
         provider=provider,
-        max_body_bytes=max_body_mb * 2**20,
+        repository=repository,
+        limits=limits,
+        overload_status=overload_status,
+        grace_s=grace_s,
+        log_requests=log_requests,
+        workers=workers,
     )
+    serve(options, _announce_json if as_json else _announce)
 
 
-def _announce(address: str, models: tuple[str, ...]) -> None:
+def _stages(sizes: str, delays_ms: str, queues: str) -> "tuple[StageLimits, ...]":
+    from encas.serve.scheduler import StageLimits
+
+    lists = [
+        _numbers(sizes, 1, "--max-batch-size"),
+        _numbers(delays_ms, 0, "--max-queue-delay-ms"),
+        _numbers(queues, 1, "--max-queue-size"),
+    ]
+    n_stages = max(map(len, lists))
+    size, delay_ms, queue = (numbers + numbers[-1:] * (n_stages - len(numbers)) for numbers in lists)
+    return tuple(StageLimits(int(size[j]), delay_ms[j] / 1e3, int(queue[j])) for j in range(n_stages))
+
+
+def _numbers(text: str, least: float, option: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(least <= number < 1e9 for number in numbers):
+        raise typer.BadParameter(f"{text!r}: must be numbers from {least:g}, as 8 or 32,8", param_hint=option)
+    return numbers
+
+
+def _announce(address: "Address") -> None:
     from encas.cli.output import print_line
 
-    print_line(f"encas: serving {', '.join(models)} at {address} (docs: /docs)")
+    grpc = f", gRPC at {address.grpc}" if address.grpc else ""
+    print_line(f"encas: serving {', '.join(address.models)} at {address.http} (docs: /docs){grpc}")
     sys.stdout.flush()
 
 
-def _announce_json(address: str, models: tuple[str, ...]) -> None:
+def _announce_json(address: "Address") -> None:
     from encas.cli.output import print_json
 
-    print_json({"address": address, "models": list(models)})
+    print_json({"address": address.http, "grpc": address.grpc, "models": list(address.models)})
     sys.stdout.flush()
 
 

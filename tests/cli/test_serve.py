@@ -98,7 +98,8 @@ def test_the_commands_of_its_help_work(served: "Served", tmp_path: Path) -> None
             ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         answers.append(json.loads(done.stdout))
-    models, raw, in_json = answers
+    models, predicted, raw, in_json = answers
+    assert predicted["predictions"][0]["label"] == "digit 0"
     assert models == {"models": ["digits"]}
     assert next(o["data"] for o in raw["outputs"] if o["name"] == "label") == ["digit 0"]
     assert in_json == raw
@@ -145,6 +146,24 @@ class TestWhatItRefuses:
 
     def test_a_port_out_of_range_is_a_usage_error(self, bundle_path: Path) -> None:
         assert CliRunner().invoke(app, ["serve", str(bundle_path), "--port", "70000"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--max-batch-size", "0"], "must be numbers from 1, as 8 or 32,8"),
+        (["--max-queue-delay-ms", "1,x"], "must be numbers from 0"),
+        (["--overload-status", "500"], "must be 503 or 429"),
+    ],
+)
+def test_numbers_that_cannot_be_are_a_usage_error(options: list[str], says: str) -> None:
+    done = CliRunner().invoke(app, ["serve", "bundle", *options], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert says in done.stderr
+
+
+def test_without_a_bundle_one_line_says_so() -> None:
+    assert refused("--port", "0") == "encas: there is no bundle to serve; name at least one\n"
 
 
 def without(*modules: str) -> list[str]:

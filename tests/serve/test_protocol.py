@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encas.errors import InvalidInput
+from encas.errors import InvalidInput, TooLarge
 from encas.serve.protocol import (
     InferRequest,
-    TooLarge,
-    UnknownEncoding,
     decompress,
     encode_error,
     encode_response,
     parse_request,
 )
+from encas.serve.refusals import UnknownEncoding
 from encas.serve.tensor import Tensor
 
 NAMES = ("class", "label", "probs")
@@ -108,9 +107,9 @@ def test_with_the_header_zero_the_body_is_one_image() -> None:
         ),
         (body(outputs=[{"name": "class"}, {"name": "class"}]), None, "output 'class': named twice"),
         (
-            body(outputs=[{"name": "probs", "parameters": {"classification": 3}}]),
+            body(outputs=[{"name": "probs", "parameters": {"classification": "3"}}]),
             None,
-            "the parameter classification is not supported",
+            "the parameter classification must be a number of classes, is '3'",
         ),
         (
             body(outputs=[{"name": "probs", "parameters": {"binary_data": 1}}]),

@@ -1,0 +1,367 @@
+"""The thread that runs one bundle for all requests, stage by stage.
+
+Images are decoded and resized in the threads of a pool, networks run in one thread, and the event loop only
+hands requests in and takes answers out. What runs when is the scheduler's business.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor as Pool
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encas.bundle import Bundle
+from encas.cascade import Answers, Step, run_step
+from encas.errors import InvalidInput, TooLarge
+from encas.runtime.inputs import Inputs
+from encas.runtime.preprocess import Tensor
+from encas.serve.model import Images
+from encas.serve.refusals import DeadlinePassed, Overloaded, ShuttingDown
+from encas.serve.scheduler import Batch, Part, QueueFull, Rows, Scheduler, StageLimits
+
+Clock = Callable[[], float]
+
+
+class StageExecutor(Protocol):
+    """What the engine asks of `encas.runtime.CascadeExecutor`."""
+
+    bundle: Bundle
+
+    @property
+    def preparation_of(self) -> tuple[int, ...]:
+        """(k,) which preprocessing each stage wants."""
+        ...
+
+    def inputs(self, images: Images) -> Inputs:
+        """Decode images."""
+        ...
+
+    def run_stage(self, stage: int, tensor: Tensor) -> NDArray[np.float32]:
+        """Run one stage's member."""
+        ...
+
+    def not_finite(self, stage: int, row: int) -> InvalidInput:
+        """Say that a sample has no probabilities."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """One batch that has run."""
+
+    stage: int
+    n: int
+    run_s: float
+    confidence: NDArray[np.float32]  # (n,)
+    leaves: NDArray[np.bool_]  # (n,)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Where the time of one request went."""
+
+    prepare_s: float
+    queue_s: float
+    run_s: float  # of the batches it was in
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request."""
+
+    answers: Answers
+    times: Times
+
+
+@dataclass(eq=False)
+class _Work:
+    """One request on its way; the scheduler's ticket."""
+
+    n: int
+    future: "asyncio.Future[Outcome]"
+    inputs: Inputs | None = None
+    tensors: dict[int, Tensor] = field(default_factory=dict)  # by preparation, (n, ...) once prepared
+    total: NDArray[np.float32] | None = None  # (n, c), as everything below
+    probs: NDArray[np.float32] | None = None
+    confidence: NDArray[np.float32] | None = None
+    exit_stage: NDArray[np.intp] | None = None
+    n_left: int = 0  # samples that have their answer
+    prepare_s: float = 0.0
+    queue_s: float = 0.0
+    run_s: float = 0.0
+
+    def tensor(self, which: int, rows: Rows) -> Tensor:
+        tensor = self.tensors[which]
+        return tensor if len(rows) == self.n else tensor[rows]
+
+    def keep(self, which: int, rows: Rows, tensor: Tensor) -> None:
+        if len(rows) == self.n:
+            self.tensors[which] = tensor
+            return
+        if which not in self.tensors:
+            self.tensors[which] = np.empty((self.n, *tensor.shape[1:]), np.float32)
+        self.tensors[which][rows] = tensor
+
+    def totals(self, rows: Rows) -> NDArray[np.float32]:
+        assert self.total is not None
+        return self.total[rows]
+
+    def advance(self, stage: int, rows: Rows, step: Step) -> Rows:
+        """Note what a stage made of some samples, and return those that go on."""
+        if self.probs is None or self.total is None:
+            shape = (self.n, step.mean.shape[1])
+            self.total, self.probs = np.empty(shape, np.float32), np.empty(shape, np.float32)
+            self.confidence = np.empty(self.n, np.float32)
+            self.exit_stage = np.empty(self.n, np.intp)
+        assert self.confidence is not None and self.exit_stage is not None
+        leaving = rows[step.leaves]
+        self.probs[leaving] = step.mean[step.leaves]
+        self.confidence[leaving] = step.confidence[step.leaves]
+        self.exit_stage[leaving] = stage
+        self.n_left += len(leaving)
+        stays = ~step.leaves
+        staying = rows[stays]
+        self.total[staying] = step.total[stays]
+        return staying
+
+    def outcome(self, macs: NDArray[np.int64]) -> Outcome:
+        assert self.probs is not None and self.confidence is not None and self.exit_stage is not None
+        answers = Answers(
+            probs=self.probs,
+            label=self.probs.argmax(axis=1),
+            confidence=self.confidence,
+            exit_stage=self.exit_stage,
+            macs=macs[self.exit_stage],
+        )
+        return Outcome(answers, Times(self.prepare_s, self.queue_s, self.run_s))
+
+
+class Engine:
+    """Runs one bundle; `infer` belongs to an event loop, everything else to any thread."""
+
+    def __init__(
+        self,
+        executor: StageExecutor,
+        limits: Sequence[StageLimits],
+        pool: Pool,
+        report: Callable[[BatchReport], None] = lambda _report: None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            executor: An open bundle; `close` closes it.
+            limits: (k,) of each stage.
+            pool: Threads that decode and resize.
+            report: Told of every batch, in the engine's thread.
+            clock: Seconds that only rise.
+        """
+        self.bundle = executor.bundle
+        self._executor, self._pool, self._report, self._clock = executor, pool, report, clock
+        self._which = executor.preparation_of
+        self._macs = np.cumsum([member.macs for member in self.bundle.stage_members], dtype=np.int64)
+        self._queues: Scheduler[_Work] = Scheduler(limits, clock)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop, name=f"encas-{self.bundle.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def n_waiting(self) -> tuple[int, ...]:
+        """(k,) samples that wait for each stage."""
+        with self._changed:
+            return self._queues.n_waiting
+
+    @property
+    def n_pending(self) -> int:
+        """Requests that are in work."""
+        with self._changed:
+            return self._queues.n_requests
+
+    def check_room(self, timeout_s: float) -> None:
+        """Refuse early, before anything of a request is read.
+
+        Raises:
+            Overloaded: A queue is full, or so long that `timeout_s` would pass.
+        """
+        with self._changed:
+            if not self._queues.has_room(deadline_s=self._clock() + timeout_s):
+                raise Overloaded(self.bundle.name)
+
+    def close(self) -> None:
+        """Answer what was accepted, then stop; what comes now is refused."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        self._executor.close()
+
+    async def infer(self, images: Images, timeout_s: float) -> Outcome:
+        """Answer the images of one request; when the awaiting task is cancelled, they leave the queues.
+
+        Raises:
+            Overloaded: No room for so many samples now.
+            TooLarge: There never will be.
+            ShuttingDown: The engine was closed.
+            DeadlinePassed: Not answered within `timeout_s`.
+            InvalidInput: An image that cannot be read.
+        """
+        loop = asyncio.get_running_loop()
+        work = _Work(len(images), loop.create_future())
+        self._admit(work, timeout_s)
+        timer = loop.call_later(timeout_s, _fail, work, DeadlinePassed(self.bundle.name, timeout_s))
+        try:
+            if isinstance(images, np.ndarray) and images.dtype == np.float32:
+                self._start(work, images)  # there is nothing to prepare
+            else:
+                self._pool.submit(self._start, work, images)
+            return await work.future
+        finally:
+            timer.cancel()
+            with self._changed:
+                if self._queues.drop(work):
+                    self._changed.notify()
+
+    def _admit(self, work: _Work, timeout_s: float) -> None:
+        with self._changed:
+            if self._closing:
+                raise ShuttingDown(f"model '{self.bundle.name}'")
+            if work.n > self._queues.capacity:
+                raise TooLarge(
+                    f"the request has {work.n} samples; the queue of '{self.bundle.name}' takes "
+                    f"{self._queues.capacity}"
+                )
+            try:
+                self._queues.admit(work, work.n, self._clock() + timeout_s)
+            except QueueFull:
+                raise Overloaded(self.bundle.name) from None
+
+    def _start(self, work: _Work, images: Images) -> None:
+        """Decode, and prepare for the first stage."""
+        if work.future.done():
+            return
+        start_s = self._clock()
+        try:
+            work.inputs = self._executor.inputs(images)
+        except Exception as error:
+            self._failed(work, error)
+            return
+        work.prepare_s += self._clock() - start_s
+        self._prepare(work, 0, np.arange(work.n))
+
+    def _prepare(self, work: _Work, stage: int, rows: Rows) -> None:
+        """Prepare samples for a stage, and queue them."""
+        if work.future.done() or work.inputs is None:
+            return
+        start_s = self._clock()
+        try:
+            work.keep(self._which[stage], rows, work.inputs.prepared(self._which[stage], rows))
+        except Exception as error:
+            self._failed(work, error)
+            return
+        work.prepare_s += self._clock() - start_s
+        with self._changed:
+            self._queues.put(work, stage, rows)
+            self._changed.notify()
+
+    def _failed(self, work: _Work, error: Exception) -> None:
+        _soon([work], lambda: _fail(work, error))
+
+    def _loop(self) -> None:
+        while (batch := self._next()) is not None:
+            try:
+                self._run(batch)
+            except Exception as error:
+                for work in {part.ticket for part in batch.parts}:
+                    self._failed(work, error)
+
+    def _next(self) -> Batch[_Work] | None:
+        """Wait for a batch; None when the engine is closed and everything answered."""
+        with self._changed:
+            while True:
+                for work in self._queues.expire():
+                    self._failed(work, DeadlinePassed(self.bundle.name))
+                batch = self._queues.take()
+                if batch is not None:
+                    return batch
+                if self._closing and not self._queues.n_requests:
+                    return None
+                self._changed.wait(self._queues.wait_s())
+
+    def _run(self, batch: Batch[_Work]) -> None:
+        """Run a batch, and hand every sample out or on."""
+        stage, start_s = batch.stage, self._clock()
+        tensors = [part.ticket.tensor(self._which[stage], part.rows) for part in batch.parts]
+        probs = self._executor.run_stage(stage, tensors[0] if len(tensors) == 1 else np.concatenate(tensors))
+        run_s = self._clock() - start_s
+        total = probs
+        if stage > 0:
+            total = np.concatenate([part.ticket.totals(part.rows) for part in batch.parts])
+        step = run_step(self.bundle.cascade, stage, total, probs)
+        with self._changed:
+            self._queues.ran(int(step.leaves.sum()), run_s)
+        self._report(BatchReport(stage, len(probs), run_s, step.confidence, step.leaves))
+        finite = np.isfinite(step.mean.sum(axis=1))
+        done: list[_Work] = []
+        start = 0
+        for part in batch.parts:
+            rows = slice(start, start := start + len(part.rows))
+            work = part.ticket
+            work.queue_s += start_s - part.since_s
+            work.run_s += run_s
+            if not finite[rows].all():
+                self._failed(work, self._executor.not_finite(stage, int(part.rows[~finite[rows]][0])))
+                continue
+            self._hand_on(part, stage, _rows_of(step, rows))
+            if work.n_left == work.n:
+                done.append(work)
+        if done:
+            _soon(done, lambda: _answer(done, self._macs))
+
+    def _hand_on(self, part: Part[_Work], stage: int, step: Step) -> None:
+        """Queue the survivors for the next stage, once they are prepared for it."""
+        work = part.ticket
+        staying = work.advance(stage, part.rows, step)
+        if not len(staying):
+            return
+        with self._changed:
+            if self._which[stage + 1] in self._prepared_for(stage):
+                self._queues.put(work, stage + 1, staying)
+                return
+            self._queues.announce(work, stage + 1, len(staying))
+        self._pool.submit(self._prepare, work, stage + 1, staying)
+
+    def _prepared_for(self, stage: int) -> tuple[int, ...]:
+        """Preparations that every sample has had that was in this stage."""
+        return self._which[: stage + 1]
+
+
+def _rows_of(step: Step, rows: slice) -> Step:
+    return Step(step.total[rows], step.mean[rows], step.confidence[rows], step.leaves[rows])
+
+
+def _soon(works: Sequence[_Work], call: Callable[[], object]) -> None:
+    """Call in the event loop of the works, all of which have the same one."""
+    loop = works[0].future.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call)
+
+
+def _fail(work: _Work, error: Exception) -> None:
+    if not work.future.done():
+        work.future.set_exception(error)
+
+
+def _answer(works: Sequence[_Work], macs: NDArray[np.int64]) -> None:
+    for work in works:
+        if not work.future.done():
+            work.future.set_result(work.outcome(macs))

@@ -1,0 +1,40 @@
+"""One line of JSON on stderr for each inference request."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+from encas.serve.service import Observer, Record
+
+
+class RequestLog(Observer):
+    """Writes what became of every request."""
+
+    def __init__(self, file: TextIO = sys.stderr) -> None:
+        """Write to a file."""
+        self._file = file
+
+    def finished(self, record: Record) -> None:
+        """Write a line."""
+        line = {
+            "time": datetime.fromtimestamp(record.start_s, UTC).isoformat(timespec="milliseconds"),
+            "protocol": record.protocol,
+            "model": record.model,
+            "version": record.version,
+            "outcome": record.kind.reason,
+            "seconds": round(record.total_s, 6),
+            "request_id": record.request_id,
+            "traceparent": record.headers.get("traceparent", ""),
+        }
+        if record.times is not None:
+            line |= {
+                "samples": record.n,
+                "exit_stages": list(record.exit_stages),
+                "macs": record.macs,
+                "preprocess_s": round(record.times.prepare_s, 6),
+                "queue_s": round(record.times.queue_s, 6),
+                "inference_s": round(record.times.run_s, 6),
+            }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()

@@ -1,0 +1,36 @@
+"""How a server is started, and what it says when it is ready; all of it can be sent to another process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from encas.serve.limits import Limits
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server that is ready can be asked, and for what."""
+
+    http: str
+    grpc: str | None
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to serve."""
+
+    paths: tuple[Path, ...] = ()  # of bundles
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: a free one
+    grpc_port: int | None = None  # None: no gRPC
+    provider: str | None = None  # "cpu" or "cuda"; None: what works
+    repository: Path | None = None  # folder of bundles, all of which are served
+    limits: Limits = field(default_factory=Limits)
+    overload_status: int = 503
+    grace_s: float = 30.0  # for what was accepted before the server was asked to stop
+    log_requests: bool = False
+    workers: int = 1
+
+
+Announce = Callable[[Address], None]

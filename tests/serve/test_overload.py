@@ -1,0 +1,154 @@
+"""What is refused, and how the client hears of it."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from numpy.typing import NDArray
+
+from encas.bundle import Bundle
+from encas.runtime.executor import CascadeExecutor
+from encas.serve import Limits, create_app
+from encas.serve.scheduler import StageLimits
+from encas.serve.server import listening
+from encas.serve.service import Observer, Record
+
+WAIT_S = 30.0
+INFER = "/v2/models/digits/infer"
+BODY = {"inputs": [{"name": "image", "shape": [1, 2, 2], "datatype": "UINT8", "data": [0, 9, 9, 0]}]}
+
+
+class Held(CascadeExecutor):
+    """Runs when it is let."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle, "cpu")
+        self.started, self.gate = threading.Event(), threading.Event()
+
+    def run_stage(self, stage: int, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.started.set()
+        assert self.gate.wait(WAIT_S)
+        return super().run_stage(stage, tensor)
+
+
+class Records(Observer):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.seen: list[Record] = []
+        self.heard = threading.Condition()
+
+    def finished(self, record: Record) -> None:
+        with self.heard:
+            self.seen.append(record)
+            self.heard.notify_all()
+
+    def wait_for(self, reason: str) -> Record:
+        with self.heard:
+            found = self.heard.wait_for(
+                lambda: next((r for r in self.seen if r.kind.reason == reason), None), WAIT_S
+            )
+        assert found is not None
+        return found
+
+
+Start = Callable[..., AbstractContextManager[httpx.Client]]
+
+
+@pytest.fixture
+def held(bundle: Bundle) -> Held:
+    return Held(bundle)
+
+
+@pytest.fixture
+def start(bundle: Bundle, held: Held) -> Start:
+    """Start an application whose first batch is held."""
+
+    @contextmanager
+    def started(**options: Any) -> Iterator[httpx.Client]:
+        ready = threading.Event()
+        app = create_app([bundle], load=lambda _bundle: held, loaded=lambda _failure: ready.set(), **options)
+        with listening("127.0.0.1", 0) as listener:
+            server = uvicorn.Server(uvicorn.Config(app, lifespan="on", ws="none", log_level=100))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            try:
+                assert ready.wait(WAIT_S)
+                with httpx.Client(base_url=url, timeout=WAIT_S) as client:
+                    yield client
+            finally:
+                held.gate.set()
+                server.should_exit = True
+                thread.join(WAIT_S)
+
+    return started
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_full_queue_refuses_at_once_with_a_reason_and_a_time(status: int, held: Held, start: Start) -> None:
+    limits = Limits((StageLimits(1, max_queue_size=1),))
+    with start(limits=limits, overload_status=status) as client, ThreadPoolExecutor() as threads:
+        accepted = [threads.submit(client.post, INFER, json=BODY)]
+        assert held.started.wait(WAIT_S)
+        # One of these two finds room in the queue.
+        pair = [threads.submit(client.post, INFER, json=BODY) for _ in range(2)]
+        done, _ = wait(pair, WAIT_S, FIRST_COMPLETED)
+        (refused,) = done
+        answer = refused.result()
+        accepted += [one for one in pair if one is not refused]
+        assert answer.status_code == status
+        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["encas-reason"] == "queue_full"
+        assert "more requests than it can answer" in answer.json()["error"]
+        assert client.post("/predict", content=b"x").status_code == status
+        held.gate.set()
+        assert [one.result(WAIT_S).status_code for one in accepted] == [200, 200]
+
+
+def test_an_answer_that_would_come_too_late_is_a_504(start: Start) -> None:
+    with start(limits=Limits(request_timeout_s=0.2)) as client:
+        answer = client.post(INFER, json=BODY)
+        assert answer.status_code == 504
+        assert answer.headers["encas-reason"] == "deadline"
+        assert answer.json() == {"error": "model 'digits' did not answer within 0.2 s"}
+
+
+def test_a_body_that_does_not_come_is_a_408(start: Start) -> None:
+    with (
+        start(limits=Limits(request_timeout_s=0.2)) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port or 0)) as slow,
+    ):
+        slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+        slow.settimeout(WAIT_S)
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_goes_away_is_not_computed_for(held: Held, start: Start) -> None:
+    records = Records()
+    with start(observers=[records]) as client, ThreadPoolExecutor() as threads:
+        first = threads.submit(client.post, INFER, json=BODY)
+        assert held.started.wait(WAIT_S)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(client.base_url.join(INFER), json=BODY, timeout=0.2)
+        assert records.wait_for("cancelled").version == ""
+        held.gate.set()
+        assert first.result(WAIT_S).status_code == 200
+        stats = client.get("/v2/models/digits/stats").json()["model_stats"][0]
+        assert (stats["inference_count"], stats["stage_stats"][0]["reached"]) == (1, 1)
+
+
+def test_too_large_an_image_and_too_large_a_batch_are_413(held: Held, start: Start) -> None:
+    held.gate.set()
+    many = {"name": "image", "shape": [9, 2, 2], "datatype": "UINT8", "data": [0, 9, 9, 0] * 9}
+    with start(limits=Limits((StageLimits(max_queue_size=8),))) as client:
+        answer = client.post(INFER, json={"inputs": [many]})
+        assert (answer.status_code, answer.headers["encas-reason"]) == (413, "too_large")
+        assert "the request has 9 samples; the queue of 'digits' takes 8" in answer.json()["error"]
