@@ -181,13 +181,13 @@ def test_processes_started_here_or_by_torchrun_end_with_the_same_weights(tmp_pat
     here = ended(tmp_path, "encas", "nat", "here.yml", "--processes", "2")
     assert here.returncode == 0, here.stderr
     assert here.stdout.count("next: encas search") == 1
-    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    there = ended(tmp_path, *torchrun, "encas", "nat", "there.yml")
+    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "encas", "nat"]
+    there = ended(tmp_path, *torchrun, "there.yml", "--run", "runs/there")
     assert there.returncode == 0, there.stderr
     assert there.stdout.count("next: encas search") == 1  # the others say nothing
     name = "supernet/weights.safetensors"
     assert (tmp_path / "runs/here" / name).read_bytes() == (tmp_path / "runs/there" / name).read_bytes()
-    twice = ended(tmp_path, *torchrun, "encas", "nat", "there.yml", "--processes", "2")
+    twice = ended(tmp_path, *torchrun, "there.yml", "--processes", "2")
     assert "encas: --processes: torchrun has started them already; leave it out" in twice.stderr
 
 

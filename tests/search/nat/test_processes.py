@@ -116,6 +116,16 @@ def test_a_process_that_ends_ends_all_with_one_line(tmp_path: Path, what: str, l
 
 
 @pytest.mark.slow
+def test_after_one_was_killed_they_go_on_and_end_with_the_same_bytes(tmp_path: Path) -> None:
+    assert run(tmp_path / "stopped", "killed")[0] == 1
+    assert (tmp_path / "stopped/checkpoint").exists() and not (tmp_path / "stopped/0").exists()
+    for folder in ("stopped", "whole"):
+        assert run(tmp_path / folder, "whole")[:2] == (0, ["0 4 0", "1 4 0"])
+    for rank in ("0", "1"):
+        assert (tmp_path / "stopped" / rank).read_bytes() == (tmp_path / "whole/0").read_bytes()
+
+
+@pytest.mark.slow
 def test_when_the_first_process_is_killed_the_others_end(tmp_path: Path) -> None:
     code, lines, _ = run(tmp_path, "first-killed")
     assert (code, lines) == (-9, [])

@@ -84,6 +84,7 @@ class Ending:
 
 
 def train(team: Team, folder: Path, what: str) -> None:
+    folder.mkdir(exist_ok=True)
     (folder / f"{team.rank}.pid").write_text(str(os.getpid()))
     own = batches(Share(team.rank, team.size))
     given = Poisoned(own, team.rank) if what == "poisoned" else own
@@ -96,7 +97,7 @@ def train(team: Team, folder: Path, what: str) -> None:
         team=team,
     )
     shown: list[Progress] = []
-    trainer.run(folder / "checkpoint", tell=shown.append)
+    trainer.run(folder / "checkpoint", every_s=0.0, tell=shown.append)
     trainer.save(folder / str(team.rank))
     print(team.rank, shown[-1].step, shown[-1].skipped, flush=True)  # noqa: T201
 
