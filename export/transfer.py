@@ -76,9 +76,10 @@ def transfer(
     _check_pool(Path(pool), splits)
     if not (run / "iterations").exists():
         splits.check_images(phase)
+    _check_shares(config, processes)
     others = partial(assist, config, data=data, device=device, workers=workers)
     with locked(run), gathered(processes, others, device) as team:
-        _check_shares(config, team.size)
+        _check_shares(config, team.size)  # torchrun says how many
         _check_config(config, run)
         remove_leftovers(run)
         batches = partial(splits.batches, share=Share(team.rank, team.size), workers=workers)
