@@ -12,6 +12,7 @@ from encas.files import write_bytes
 
 OLDEST_OPSET = 13  # from here on Softmax works along one axis; older graphs are converted
 OPSET = 18
+_SAME_NUMBERS = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout")
 
 Dims = tuple[int | None, ...]  # None: any size
 
@@ -135,6 +136,16 @@ def with_softmax(model: ModelProto, place: str) -> ModelProto:
     changed.graph.node.append(helper.make_node("Softmax", [output.name], [name], name=name, axis=1))
     output.name = name
     return changed
+
+
+def n_softmaxes_at_end(model: ModelProto, place: str) -> int:
+    """Count the softmaxes between the output and the last node that computes anything else."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name, found = class_output(model, place).name, 0
+    while name in makers and makers[name].op_type in ("Softmax", *_SAME_NUMBERS):
+        found += makers[name].op_type == "Softmax"
+        name = makers[name].input[0]
+    return found
 
 
 def _free_reshapes(model: ModelProto) -> None:

@@ -61,6 +61,7 @@ def open_onnx(path: Path, preprocess: Preprocess, device: str) -> OnnxNetwork:
         _check_freed(original, given, preprocess, device, place)
     if given.ndim != 2 or len(given) != 2:
         raise InvalidInput(f"{place}: must answer 2 samples with (2, classes), answers with {given.shape}")
+    _check_answers(freed, given, place)
     named = graph.with_classes(freed, place, given.shape[1])
     model = named if is_distribution(given) else graph.with_softmax(named, place)
     return OnnxNetwork(
@@ -72,6 +73,19 @@ def open_onnx(path: Path, preprocess: Preprocess, device: str) -> OnnxNetwork:
         params=_count_weights(original),
         engine=f"onnxruntime {require('onnxruntime', 'cpu').__version__}" + (" cuda" * (device == "cuda")),
     )
+
+
+def _check_answers(model: onnx.ModelProto, given: NDArray[np.float32], place: str) -> None:
+    """Refuse answers that a softmax would make neither right nor wrong enough to be noticed."""
+    if not np.isfinite(given).all():
+        raise InvalidInput(f"{place}: answers noise with NaN or infinity; logits or probabilities are needed")
+    if graph.n_softmaxes_at_end(model, place) > 1:
+        raise InvalidInput(f"{place}: ends in two softmaxes, which flatten its answers; export it with one")
+    if given.min() >= 0 and given.max() <= 1 and not is_distribution(given):
+        raise InvalidInput(
+            f"{place}: answers with numbers from 0 to 1 that do not sum to 1, as a sigmoid does; export it "
+            "with logits, or with a softmax at the end"
+        )
 
 
 def is_distribution(outputs: NDArray[np.float32]) -> bool:
@@ -88,7 +102,7 @@ def _answers(
     model: onnx.ModelProto, n: int, preprocess: Preprocess, device: str, place: str
 ) -> NDArray[np.float32]:
     """Run a graph on noise."""
-    session = open_session(model.SerializeToString(), device)
+    session = open_session(model.SerializeToString(), device, place=place)
     try:
         return session.run(random_samples(n, preprocess))
     except Exception as error:  # ONNX Runtime's

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from encas.bundle import Bundle
 from encas.cascade import Answers, Rows, run_cascade
 from encas.errors import InvalidInput
+from encas.pool import SUM_TOLERANCE
 from encas.runtime.images import AnyImage
 from encas.runtime.inputs import Inputs, Threads
 from encas.runtime.preprocess import Tensor
@@ -78,6 +79,19 @@ class CascadeExecutor:
         """Let go of the sessions; the executor cannot run any more."""
         self._sessions = {}
         self._threads.close()
+
+    def warm_up(self, most: int) -> None:
+        """Run every stage on `most` samples and on one, so that memory for any number in between is there.
+
+        On a CPU the first call of every size up to `most` then takes about as long as later ones.
+
+        Raises:
+            InvalidInput: A member does not answer with probabilities.
+        """
+        for stage, member in enumerate(self._members):
+            samples = np.zeros((most, *member.preprocess.shape), np.float32)
+            for n in (most, 1):
+                self._check(self._sessions[member.name].run(samples[:n]), stage, np.arange(n))
 
     @property
     def sessions(self) -> dict[str, Session]:
@@ -192,9 +206,17 @@ class CascadeExecutor:
 
     def _check(self, probs: NDArray[np.float32], stage: int, active: Rows) -> None:
         self._check_shape(probs, stage, len(active))
+        # One number, since this stands between every two stages; only if it is wrong, which row it was.
+        if abs(float(probs.sum()) - len(active)) <= SUM_TOLERANCE * len(active):
+            return
         sums = probs.sum(axis=1)
         if not np.isfinite(sums).all():
             raise self.not_finite(stage, active[~np.isfinite(sums)][0])
+        worst = int(np.abs(sums - 1).argmax())
+        raise InvalidInput(
+            f"{self.bundle.path}: '{self._members[stage].name}' answered numbers that sum to "
+            f"{sums[worst]:.3g} for image {active[worst]}, not to 1; a member must end in a softmax"
+        )
 
     def _check_shape(self, probs: NDArray[np.float32], stage: int, n: int) -> None:
         expected = (n, len(self.bundle.labels))

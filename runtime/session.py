@@ -1,5 +1,6 @@
 """ONNX Runtime sessions: on the provider that was asked for and no other, sharing one pool of threads."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -16,6 +17,9 @@ from encas.runtime.machine import usable_cores
 
 PROVIDERS = ("cuda", "cpu")  # in the order in which they are tried when none is asked for
 _ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_UNKNOWN_OPERATOR = re.compile(
+    r"(?P<operator>[\w.:]+)\(-?\d+\) is not a registered function/op|No Op registered for (?P<named>\w+) with"
+)
 # A convolution of one 2 x 2 pixel: enough to see whether a provider's libraries load and compute.
 PROBE = bytes.fromhex(
     "08081205656e6361733a6f0a0f0a01780a01771201792204436f6e761201672a1f080108010802080210014201774a10"
@@ -56,20 +60,23 @@ class Session:
         return output
 
 
-def open_session(model: Path | bytes, provider: str | None = None, output: str | None = None) -> Session:
+def open_session(
+    model: Path | bytes, provider: str | None = None, output: str | None = None, place: str | None = None
+) -> Session:
     """Open an ONNX graph with one image input.
 
     Args:
         model: A file, or its content.
         provider: "cpu" or "cuda"; None takes the first of cuda and cpu that works.
         output: Name of the output to compute; the first one by default.
+        place: What errors call it; the file by default.
 
     Raises:
         MissingPackage: ONNX Runtime is not installed.
         InvalidInput: No such file, no ONNX graph, or the provider does not work here.
     """
     provider = choose_provider(provider)
-    place = str(model) if isinstance(model, Path) else "ONNX graph"
+    place = place or (str(model) if isinstance(model, Path) else "ONNX graph")
     if isinstance(model, Path) and not model.is_file():
         raise InvalidInput(f"{place}: no such file")
     try:
@@ -179,4 +186,8 @@ def _fixed(shape: Sequence[Any]) -> list[int | None]:
 def _reason(error: Exception) -> str:
     """Return the first line of what ONNX Runtime says, without its error code."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
+    unknown = _UNKNOWN_OPERATOR.search(line)
+    if unknown is not None:
+        operator = unknown["operator"] or unknown["named"]
+        return f"it knows no operator '{operator}'; export the network with ONNX's own operators"
     return line.rsplit(" : ", 1)[-1].strip()

@@ -130,6 +130,45 @@ def test_a_graph_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
         open_onnx(path, TWO, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ([("Softmax", "z", "p"), ("Identity", "p", "i"), ("Softmax", "i", "y")], "ends in two softmaxes"),
+        ([("Sigmoid", "z", "y")], "numbers from 0 to 1 that do not sum to 1, as a sigmoid does; export it"),
+        ([("Neg", "z", "a"), ("Abs", "a", "b"), ("Neg", "b", "c"), ("Sqrt", "c", "y")], "NaN or infinity"),
+        ([("Magic", "z", "y")], r"a\.onnx: ONNX Runtime cannot run it on cpu: it knows no operator 'Magic'"),
+    ],
+    ids=["softmax of softmax", "sigmoid", "NaN", "unknown operator"],
+)
+def test_answers_that_no_softmax_mends_are_refused(
+    tmp_path: Path, ends: list[tuple[str, str, str]], message: str
+) -> None:
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["z"])]
+    nodes += [helper.make_node(op, [given], [made]) for op, given, made in ends]
+    with pytest.raises(InvalidInput, match=message) as error:
+        open_onnx(write(tmp_path / "a.onnx", nodes, w=W), TWO, "cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("location", ["../a.data", "{folder}/a.data", "link.data"])
+def test_weights_outside_the_folder_are_not_read(tmp_path: Path, location: str) -> None:
+    model = onnx.load(linear(tmp_path / "a.onnx"))
+    (tmp_path / "a.data").write_bytes(W.tobytes())
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside/link.data").symlink_to(tmp_path / "a.data")
+    (weights,) = model.graph.initializer
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    entry = weights.external_data.add()
+    entry.key, entry.value = "location", location.format(folder=tmp_path)
+    path = tmp_path / "inside/a.onnx"
+    path.write_bytes(model.SerializeToString())
+    for opens in (lambda: open_session(path, "cpu"), lambda: open_onnx(path, TWO, "cpu")):
+        with pytest.raises(InvalidInput, match=r"inside/a\.onnx: ") as error:
+            opens()
+        assert "\n" not in str(error.value)
+
+
 def test_a_damaged_file_is_no_graph(tmp_path: Path) -> None:
     path = linear(tmp_path / "a.onnx")
     path.write_bytes(path.read_bytes()[:-9])

@@ -271,6 +271,43 @@ def test_a_graph_that_does_not_fit_its_description_is_refused(bundle: Bundle) ->
         CascadeExecutor(replace(bundle, labels=bundle.labels[:9]), "cpu")
 
 
+def rewritten(bundle: Bundle, name: str, content: bytes) -> Bundle:
+    """The bundle with another network for a member, as a hand-made one could have."""
+    (bundle.path / bundle.member(name).file).write_bytes(content)
+    member = bundle.member(name).model_copy(update={"output": None})
+    others = tuple(member if m.name == name else m for m in bundle.file.members)
+    return replace(bundle, file=bundle.file.model_copy(update={"members": others}))
+
+
+def test_a_member_without_a_softmax_is_found_by_its_sums(
+    bundle: Bundle, networks: Any, images: NDArray[np.uint8]
+) -> None:
+    (network,) = (n for n in networks if n.name == "hidden016")
+    broken = rewritten(bundle, "hidden016", network.onnx_bytes(softmax=False))
+    with CascadeExecutor(broken, "cpu") as executor:
+        for ask in (lambda: executor.run(images), lambda: executor.warm_up(2)):
+            with pytest.raises(
+                InvalidInput,
+                match=r"'hidden016' answered numbers that sum to .*, not to 1; a member must end",
+            ):
+                ask()
+
+
+def test_a_member_for_a_fixed_number_of_samples_is_refused(bundle: Bundle, networks: Any) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_model_from_string(networks[0].onnx_bytes())
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    broken = rewritten(bundle, "hidden016", model.SerializeToString())
+    with pytest.raises(InvalidInput, match=r"takes exactly 4 samples; a free batch axis is needed"):
+        CascadeExecutor(broken, "cpu")
+
+
+def test_warming_up_runs_every_stage_and_changes_no_answer(bundle: Bundle, images: NDArray[np.uint8]) -> None:
+    with CascadeExecutor(bundle, "cpu") as cold, CascadeExecutor(bundle, "cpu") as warm:
+        warm.warm_up(64)
+        assert np.array_equal(warm.run(images).probs, cold.run(images).probs)
+
+
 def test_jpeg_bytes_are_resized_to_the_network(executor: CascadeExecutor) -> None:
     file = io.BytesIO()
     pillow.new("RGB", (90, 70), (200, 100, 50)).save(file, "JPEG")

@@ -93,6 +93,19 @@ def test_what_is_no_graph_is_named_in_one_line(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("domain", ["", "my.ops"])
+def test_an_operator_that_is_not_known_is_named(domain: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_model_from_string(graph(op="Magic"))
+    model.graph.node[0].domain = domain
+    model.opset_import.append(onnx.helper.make_opsetid("my.ops", 1))
+    with pytest.raises(
+        InvalidInput, match=r"ONNX graph: .* it knows no operator '(my\.ops:)?Magic'"
+    ) as error:
+        open_session(model.SerializeToString(), "cpu")
+    assert "\n" not in str(error.value)
+
+
 def test_an_unknown_provider_is_refused() -> None:
     with pytest.raises(InvalidInput, match="provider 'tpu': must be cpu or cuda"):
         choose_provider("tpu")
