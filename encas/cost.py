@@ -2,18 +2,116 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encas.errors import InvalidInput
+from encas.latency import Curve, MemberTime, binomial
 from encas.pool import Latency, Member
 
-Kind = Literal["macs", "latency"]
+Kind = Literal["macs", "latency", "throughput"]
 Unit = Literal["MACs", "s"]
-_Setting = tuple[str, str, str, int]  # machine, provider, precision, batch
+_Setting = tuple[str, str, str]  # machine, provider, precision
+
+
+class CostModel(Protocol):
+    """What cascades cost, told from how many samples their stages see."""
+
+    @property
+    def singles(self) -> NDArray[np.float64]:
+        """(m,) cost per sample of each member on its own."""
+
+    def mean(self, members: NDArray[np.intp], reached: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+        """(p,) mean cost per sample.
+
+        Args:
+            members: (p, k) of each stage, -1 behind the last.
+            reached: (p, k) samples that each stage was run for.
+            n: Samples there are.
+        """
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """Every sample that a stage sees costs the same, as MACs do."""
+
+    singles: NDArray[np.float64]  # (m,)
+
+    def mean(self, members: NDArray[np.intp], reached: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+        """See `CostModel`."""
+        costs = np.concatenate([self.singles, [0.0]])[members]
+        total: NDArray[np.float64] = (costs * reached).sum(axis=1) / n
+        return total
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds, looked up by how many of the n samples a stage sees.
+
+    The tables hold seconds per sample of the whole: they were computed once for every number there can be, so
+    that a search by time asks for no more than one by MACs. Where several stages prepare images in the same
+    way, the first pays.
+    """
+
+    singles: NDArray[np.float64]  # (m,)
+    decode_s: float  # of one sample
+    run_s: NDArray[np.float64]  # (m + 1, n + 1); nothing for the last, which stands for no member
+    prepare_s: NDArray[np.float64]  # (m + 1, n + 1)
+    specs: NDArray[np.intp]  # (m + 1,) equal for members that prepare images in the same way
+
+    @classmethod
+    def of(cls, times: Sequence[MemberTime], batch: int | None, n: int) -> "Timed":
+        """Tabulate for samples that arrive `batch` at a time, or in a queue that never empties.
+
+        Args:
+            times: (m,) of the members.
+            batch: Its survivors, whose number is binomial, go on together. None: every stage is always given
+                as many samples as suit it best.
+            n: Samples of the split.
+        """
+        specs = list(dict.fromkeys(time.preprocess for time in times))
+        runs, prepares = [time.run for time in times], [time.prepare for time in times]
+        if batch is None:
+            share = np.arange(n + 1) / n
+            run_s, prepare_s = (
+                np.array([curve.best_s for curve in curves])[:, None] * share for curves in (runs, prepares)
+            )
+            decode_s = times[0].decode.best_s
+        else:
+            chances = binomial(batch, np.arange(n + 1) / n)
+            run_s, prepare_s = (_expected(curves, chances) for curves in (runs, prepares))
+            decode_s = float(times[0].decode.at(np.array(batch))) / batch
+        return cls(
+            singles=run_s[:, -1] + prepare_s[:, -1] + decode_s,
+            decode_s=decode_s,
+            run_s=np.vstack([run_s, np.zeros(n + 1)]),
+            prepare_s=np.vstack([prepare_s, np.zeros(n + 1)]),
+            specs=np.array([*(specs.index(time.preprocess) for time in times), len(specs)]),
+        )
+
+    def mean(self, members: NDArray[np.intp], reached: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+        """See `CostModel`."""
+        if n != self.run_s.shape[1] - 1:
+            raise ValueError(f"tabulated for {self.run_s.shape[1] - 1} samples, asked about {n}")
+        specs = self.specs[members]
+        costs = self.run_s[members, reached]
+        for stage in range(members.shape[1]):
+            is_new = (specs[:, :stage] != specs[:, stage : stage + 1]).all(axis=1)
+            costs[:, stage] += is_new * self.prepare_s[members[:, stage], reached[:, stage]]
+        total: NDArray[np.float64] = costs.sum(axis=1) + self.decode_s
+        return total
+
+
+def _expected(curves: Sequence[Curve], chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(curves, n + 1) mean seconds per sample of the batch."""
+    batch = chances.shape[1] - 1
+    times_s = np.array([curve.at(np.arange(batch + 1)) for curve in curves])
+    # Not by the @ of a threaded library, whose last bits depend on its threads.
+    expected: NDArray[np.float64] = np.einsum("mk,rk->mr", times_s, chances) / batch
+    return expected
 
 
 @dataclass(frozen=True)
@@ -27,43 +125,63 @@ class Objective:
 
     @classmethod
     def parse(cls, text: str) -> "Objective":
-        """Read `macs` (or `flops`), `latency`, `latency:cpu`, `latency:cpu:8` or `latency:cpu:8:EPYC`.
+        """Read `macs` (or `flops`), or `latency:cpu:8:EPYC`, or `throughput:cpu:EPYC`, or a beginning of these.
 
         Raises:
             InvalidInput: Anything else.
         """
         if text in ("macs", "flops"):
             return cls("macs")
-        head, provider, batch, machine = (*text.split(":", 3), "", "", "")[:4]
-        if head != "latency" or not re.fullmatch("([1-9][0-9]*)?", batch):
+        head, *rest = text.split(":", 3 if text.startswith("latency") else 2)
+        if head == "throughput":
+            provider, batch, machine = rest[0] if rest else "", "", rest[1] if len(rest) > 1 else ""
+        else:
+            provider, batch, machine = (*rest, "", "", "")[:3]
+        if head not in ("latency", "throughput") or not re.fullmatch("([1-9][0-9]*)?", batch):
             raise InvalidInput(
-                f"objective '{text}': must be macs, latency, latency:PROVIDER, latency:PROVIDER:BATCH or "
-                "latency:PROVIDER:BATCH:MACHINE"
+                f"objective '{text}': must be macs, latency, latency:PROVIDER, latency:PROVIDER:BATCH, "
+                "latency:PROVIDER:BATCH:MACHINE or throughput, throughput:PROVIDER, throughput:PROVIDER:MACHINE"
             )
-        return cls("latency", provider or None, int(batch) if batch else None, machine or None)
+        kind: Kind = "latency" if head == "latency" else "throughput"
+        return cls(kind, provider or None, int(batch) if batch else None, machine or None)
 
     def __str__(self) -> str:
         """Write what `parse` reads."""
         if self.kind == "macs":
             return "macs"
-        batch = "" if self.batch is None else str(self.batch)
-        parts = ["latency", self.provider or "", batch, self.machine or ""]
+        batch = [] if self.kind == "throughput" else ["" if self.batch is None else str(self.batch)]
+        parts = [self.kind, self.provider or "", *batch, self.machine or ""]
         return ":".join(parts).rstrip(":")
 
     @property
     def unit(self) -> Unit:
-        """Unit of the costs that `member_costs` returns."""
+        """Unit of its costs."""
         return "MACs" if self.kind == "macs" else "s"
 
 
-def member_costs(members: Sequence[Member], objective: Objective) -> NDArray[np.float64]:
-    """(m,) cost of one sample: MACs, or seconds of the measured batch divided by its size.
+def cost_model(members: Sequence[Member], objective: Objective, n: int) -> CostModel:
+    """Say what cascades of some members cost.
+
+    Args:
+        members: Member i is number i in the model.
+        objective: What counts.
+        n: Samples of the split that exits are counted on.
 
     Raises:
         InvalidInput: A member was not measured, or measurements of several machines would be mixed.
     """
     if objective.kind == "macs":
-        return np.array([member.macs for member in members], np.float64)
+        return PerSample(np.array([member.macs for member in members], np.float64))
+    times, batch = member_times(members, objective)
+    return Timed.of(times, None if objective.kind == "throughput" else batch, n)
+
+
+def member_times(members: Sequence[Member], objective: Objective) -> tuple[list[MemberTime], int]:
+    """Find what members take where the objective says, and the batch size that it means.
+
+    Raises:
+        InvalidInput: A member was not measured, or measurements of several machines would be mixed.
+    """
     fitting = {member.name: [e for e in member.latency if _fits(e, objective)] for member in members}
     missing = [name for name, entries in fitting.items() if not entries]
     if missing:
@@ -75,38 +193,40 @@ def member_costs(members: Sequence[Member], objective: Objective) -> NDArray[np.
     setting = _only(
         set.intersection(*({_setting(e) for e in found} for found in fitting.values())), objective
     )
-    chosen = [next(e for e in fitting[member.name] if _setting(e) == setting) for member in members]
-    return np.array([entry.latency_s / entry.batch for entry in chosen])
+    entries = [[e for e in fitting[member.name] if _setting(e) == setting] for member in members]
+    common = set.intersection(*({e.batch for e in found} for found in entries))
+    if not common:
+        raise InvalidInput(
+            f"objective '{objective}': no batch size was measured for all members; measure them again: "
+            "encas pool measure POOL"
+        )
+    times = [MemberTime.of(found, member.preprocess) for found, member in zip(entries, members, strict=True)]
+    return times, objective.batch or min(common)
 
 
 def _only(settings: set[_Setting], objective: Objective) -> _Setting:
-    """Return the setting that is meant: of one machine, provider and precision, the smallest batch."""
+    """Return the setting that is meant."""
     exact = {setting for setting in settings if setting[0] == objective.machine}
     settings = exact or settings
-    machine, provider, _, batch = min(
-        settings, key=lambda setting: (setting[3], setting), default=("", "", "", 0)
-    )
-    if len({setting[:3] for setting in settings}) == 1:
-        return next(setting for setting in settings if setting[3] == batch)
+    if len(settings) == 1:
+        return next(iter(settings))
     if not settings:
         raise InvalidInput(
-            f"objective '{objective}': no machine, provider and batch size was measured for all members; "
+            f"objective '{objective}': no machine and provider was measured for all members; "
             "measure them again: encas pool measure POOL"
         )
-    found = ", ".join(f"{p}:{b} on {m} ({q})" for m, p, q, b in sorted(settings))
+    machine, provider, _ = min(settings)
+    found = ", ".join(f"{p} on {m} ({q})" for m, p, q in sorted(settings))
+    one = replace(objective, provider=provider, machine=machine)
     raise InvalidInput(
         f"objective '{objective}': times must come from one machine, provider and precision; found {found}; "
-        f"name one, as in 'latency:{provider}:{batch}:{machine}'"
+        f"name one, as in '{one}'"
     )
 
 
 def _fits(entry: Latency, objective: Objective) -> bool:
-    return (
-        objective.provider in (None, entry.provider)
-        and objective.batch in (None, entry.batch)
-        and (objective.machine or "") in entry.machine
-    )
+    return objective.provider in (None, entry.provider) and (objective.machine or "") in entry.machine
 
 
 def _setting(entry: Latency) -> _Setting:
-    return (entry.machine, entry.provider, entry.precision, entry.batch)
+    return (entry.machine, entry.provider, entry.precision)

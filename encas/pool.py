@@ -50,6 +50,10 @@ class Latency(FileModel):
     latency_s: float = Field(gt=0)  # median time of one call on a whole batch
     p95_s: float = Field(gt=0)
     n: int = Field(ge=1)  # calls timed
+    overhead_s: float = Field(default=0, ge=0)  # what the executor adds to a call
+    prepare_s: float = Field(default=0, ge=0)  # from decoded images to what the network takes, all of a batch
+    decode_s: float = Field(default=0, ge=0)  # from the images as they come to decoded ones
+    noise: float | None = Field(default=None, ge=0)  # spread of the rounds' medians, as a share of the median
 
 
 class Outputs(FileModel):

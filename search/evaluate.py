@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encas.cost import CostModel, PerSample
 from encas.errors import InvalidInput
 from encas.pool import Member, Pool
 from encas.search import kernels, shortlist
@@ -63,15 +64,15 @@ class Evaluator:
         pool: Pool,
         split: str,
         members: Sequence[Member],
-        costs: NDArray[np.float64],
+        costs: CostModel | NDArray[np.float64],
         max_stages: int,
         workers: int,
     ) -> None:
         """Use `open`."""
         self.space = Space(len(members), max_stages)
-        self.costs = np.asarray(costs, np.float64)
+        self._model: CostModel = PerSample(costs) if isinstance(costs, np.ndarray) else costs
+        self.costs = self._model.singles
         self._worst = 1.0, max_stages * float(self.costs.max())
-        self._gene_costs = np.concatenate([[0.0], self.costs])
         self._pool, self._split, self._members = pool, split, members
         self._sources = self._states()
         self._recorded = _recorded(pool, split, self._members, workers)
@@ -91,7 +92,7 @@ class Evaluator:
         pool: Pool,
         split: str,
         members: Sequence[Member],
-        costs: NDArray[np.float64],
+        costs: CostModel | NDArray[np.float64],
         *,
         max_stages: int,
         workers: int = 1,
@@ -104,7 +105,7 @@ class Evaluator:
             pool: Its files must stay as they are while the evaluator is used.
             split: The labelled samples.
             members: Member i is gene value i + 1.
-            costs: (m,) cost of one sample for each member.
+            costs: Tells what a cascade costs; or (m,), the cost of one sample for each member.
             max_stages: Length of the longest cascade.
             workers: Threads, each for a part of the samples; the results do not depend on their number.
 
@@ -132,10 +133,10 @@ class Evaluator:
     def of_canonical(self, genomes: Genomes) -> Objectives:
         """Do what `objectives` does for genomes that are known to be right and in canonical form."""
         counts = self._counts(genomes)
-        costs = self._gene_costs[genomes[:, : self.space.max_stages]]
+        members = genomes[:, : self.space.max_stages] - 1
         out = np.empty((len(genomes), 2))
         out[:, 0] = 1 - counts.right / self.n
-        out[:, 1] = (costs * counts.reached).sum(axis=1) / self.n
+        out[:, 1] = self._model.mean(members, counts.reached, self.n)
         out[genomes[:, 0] == 0] = self._worst
         self._looked += len(out)
         if self._looked >= _LOOK_EVERY:

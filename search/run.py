@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from encas import __version__
 from encas.cascade import Cascade, Evaluated, PoolReference
-from encas.cost import Objective, member_costs
+from encas.cost import CostModel, Objective, cost_model
 from encas.errors import InvalidInput, require
 from encas.front import Candidate, Front, FrontFile, Single
 from encas.pool import Member, Pool
@@ -42,7 +41,7 @@ class Problem:
     split: str
     objective: Objective
     members: tuple[Member, ...]
-    costs: NDArray[np.float64]  # (m,) of one sample
+    costs: CostModel
     max_stages: int
 
     @classmethod
@@ -52,7 +51,7 @@ class Problem:
         goal = Objective.parse(objective)
         # A member after itself changes no answer.
         stages = 1 if len(members) == 1 else max_stages
-        return cls(pool, split, goal, members, member_costs(members, goal), stages)
+        return cls(pool, split, goal, members, cost_model(members, goal, pool.split(split).n), stages)
 
     @cached_property
     def reference(self) -> PoolReference:
@@ -63,7 +62,9 @@ class Problem:
     def digest(self) -> str:
         """Says whether two problems are the same."""
         names = [member.name for member in self.members]
-        content = [self.pool.sha256, self.split, names, self.costs.tolist(), self.max_stages, __version__]
+        times = [member.model_dump(mode="json")["latency"] for member in self.members]
+        costs = "macs" if self.objective.kind == "macs" else [str(self.objective), times]
+        content = [self.pool.sha256, self.split, names, costs, self.max_stages, __version__]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -129,7 +130,7 @@ def search(
     ledger.objectives(seeds)
     exhaustive = math.prod(space.n_values.tolist()) <= evaluations
     chosen = Exhaustive(space.n_values) if exhaustive else _algorithm(algorithm, space, seed, seeds)
-    most = float(problem.costs.max()) or 1.0
+    most = float(problem.costs.singles.max()) or 1.0
     watch = Watch(ledger, (1.0, most), progress, checkpoint, checkpoint_every_s)
     # In percent of what a single member can reach, which is the scale of the algorithm's tolerance.
     drive(chosen, ledger, np.array([0.01, most / 100]), watch)

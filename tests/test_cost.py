@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from encas.cost import Objective, member_costs
+from encas.cost import Objective, PerSample, Timed, cost_model, member_times
 from encas.errors import InvalidInput
 from encas.pool import Latency, Member
 
@@ -15,8 +16,24 @@ def member(name: str, *latency: Latency) -> Member:
     return Member(name=name, source="imported", macs=1000 * len(name), latency=latency)
 
 
+def singles(members: list[Member], text: str) -> list[float]:
+    """What each member costs on its own, on a split of 100 samples."""
+    return cost_model(members, Objective.parse(text), 100).singles.tolist()
+
+
 @pytest.mark.parametrize(
-    "text", ["macs", "latency", "latency:cpu", "latency:cuda:8", "latency::1:desk", "latency:cpu::a: b"]
+    "text",
+    [
+        "macs",
+        "latency",
+        "latency:cpu",
+        "latency:cuda:8",
+        "latency::1:desk",
+        "latency:cpu::a: b",
+        "throughput",
+        "throughput:cpu",
+        "throughput::desk",
+    ],
 )
 def test_an_objective_is_written_as_it_is_read(text: str) -> None:
     assert str(Objective.parse(text)) == text
@@ -27,26 +44,24 @@ def test_papers_call_macs_flops() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "watt", "macs:cpu", "latency:cpu:0", "latency:cpu:x", "latencies:cpu:1"]
+    "text", ["", "watt", "macs:cpu", "latency:cpu:0", "latency:cpu:x", "latencies:cpu:1", "throughputs"]
 )
 def test_another_objective_says_what_there_is(text: str) -> None:
     with pytest.raises(
-        InvalidInput, match="must be macs, latency, latency:PROVIDER, latency:PROVIDER:BATCH or"
+        InvalidInput, match="must be macs, latency, latency:PROVIDER, latency:PROVIDER:BATCH, "
     ):
         Objective.parse(text)
 
 
 def test_macs_are_the_members_own() -> None:
-    objective = Objective.parse("macs")
-    assert member_costs([member("a"), member("bb")], objective).tolist() == [1000, 2000]
-    assert objective.unit == "MACs"
+    assert singles([member("a"), member("bb")], "macs") == [1000, 2000]
+    assert Objective.parse("macs").unit == "MACs"
 
 
 def test_latency_is_seconds_for_one_sample_of_the_measured_batch() -> None:
     members = [member("a", timing(0.5, batch=8)), member("b", timing(1.0, batch=8))]
-    objective = Objective.parse("latency:cpu:8")
-    assert member_costs(members, objective).tolist() == [0.0625, 0.125]
-    assert objective.unit == "s"
+    assert singles(members, "latency:cpu:8") == [0.0625, 0.125]
+    assert Objective.parse("latency:cpu:8").unit == "s"
 
 
 def test_the_smallest_batch_counts_where_none_is_named() -> None:
@@ -54,39 +69,65 @@ def test_the_smallest_batch_counts_where_none_is_named() -> None:
         member("a", timing(0.5), timing(0.75, batch=8)),
         member("b", timing(1.0), timing(2.0, batch=8)),
     ]
-    assert member_costs(members, Objective.parse("latency")).tolist() == [0.5, 1.0]
+    assert singles(members, "latency") == [0.5, 1.0]
 
 
 def test_a_batch_that_all_were_measured_at_counts() -> None:
     members = [member("a", timing(0.5), timing(1.0, batch=8)), member("b", timing(2.0, batch=8))]
-    assert member_costs(members, Objective.parse("latency")).tolist() == [0.125, 0.25]
+    assert singles(members, "latency") == [0.125, 0.25]
 
 
 def test_a_member_that_was_not_measured_is_named() -> None:
     with pytest.raises(InvalidInput, match="no such latency is recorded for b and 1 more members; measure"):
-        member_costs([member("a", timing(1.0)), member("b"), member("c")], Objective.parse("latency"))
+        singles([member("a", timing(1.0)), member("b"), member("c")], "latency")
     with pytest.raises(InvalidInput, match="no such latency is recorded for a; measure the pool first"):
-        member_costs([member("a", timing(1.0))], Objective.parse("latency:cuda"))
+        singles([member("a", timing(1.0))], "latency:cuda")
 
 
 def test_measurements_of_two_machines_are_not_mixed() -> None:
     members = [member("a", timing(1.0)), member("b", timing(1.0, machine="server"))]
-    with pytest.raises(InvalidInput, match="no machine, provider and batch size was measured for all"):
-        member_costs(members, Objective.parse("latency"))
+    with pytest.raises(InvalidInput, match="no machine and provider was measured for all"):
+        singles(members, "latency")
 
 
 def test_a_machine_is_named_where_there_are_several() -> None:
     times = (timing(1.0), timing(2.0, machine="desk 2"), timing(0.5, machine="server", provider="cuda"))
     members = [member("a", *times), member("b", *times)]
-    with pytest.raises(InvalidInput, match=r"must come from one machine.* as in 'latency:cpu:1:desk'"):
-        member_costs(members, Objective.parse("latency"))
+    with pytest.raises(InvalidInput, match=r"must come from one machine.* as in 'latency:cpu::desk'"):
+        singles(members, "latency")
     for text, seconds in {"cpu:1:desk": 1, "cpu:1:desk 2": 2, "cuda": 0.5, "::serv": 0.5}.items():
-        assert member_costs(members, Objective.parse(f"latency:{text}")).tolist() == [seconds, seconds]
+        assert singles(members, f"latency:{text}") == [seconds, seconds]
 
 
 def test_two_providers_must_be_told_apart() -> None:
     both = (timing(1.0), timing(0.5, provider="cuda"))
     members = [member("a", *both), member("b", *both)]
     with pytest.raises(InvalidInput, match="name one, as in 'latency:c"):
-        member_costs(members, Objective.parse("latency"))
-    assert member_costs(members, Objective.parse("latency:cuda")).tolist() == [0.5, 0.5]
+        singles(members, "latency")
+    assert singles(members, "latency:cuda") == [0.5, 0.5]
+
+
+def test_a_batch_that_was_not_measured_lies_between_those_that_were() -> None:
+    members = [member("a", timing(0.5), timing(1.5, batch=3))]
+    assert singles(members, "latency:cpu:2") == [0.5]
+    assert singles(members, "latency:cpu:5") == [0.5]
+
+
+def test_throughput_takes_the_batch_that_suits_a_member_best() -> None:
+    members = [member("a", timing(0.5), timing(1.0, batch=8)), member("b", timing(1.0), timing(16, batch=8))]
+    assert singles(members, "throughput") == [0.125, 1.0]
+
+
+def test_stages_of_a_batch_of_two_cost_by_hand() -> None:
+    """Half of the samples go on: of two, none with chance 1/4, one with 1/2, two with 1/4."""
+    times, batch = member_times(
+        [member("a", timing(1.0), timing(1.5, batch=2)), member("b", timing(4.0), timing(7.0, batch=2))],
+        Objective.parse("latency:cpu:2"),
+    )
+    found = Timed.of(times, batch, 4).mean(np.array([[0, 1], [1, -1]]), np.array([[4, 2], [4, 0]]), 4)
+    assert found == pytest.approx([(1.5 + (4.0 * 2 + 7.0) / 4) / 2, 3.5])
+
+
+def test_macs_of_stages_count_as_often_as_they_run() -> None:
+    model = PerSample(np.array([10.0, 100.0]))
+    assert model.mean(np.array([[0, 1], [1, -1]]), np.array([[4, 1], [4, 0]]), 4).tolist() == [35, 100]

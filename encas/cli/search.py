@@ -46,7 +46,10 @@ def search(
     algorithm: Annotated[str, typer.Option(help="mo-gomea or random.")] = "mo-gomea",
     objective: Annotated[
         str,
-        typer.Option(help="The cost: macs, or latency[:PROVIDER[:BATCH[:MACHINE]]] as recorded in the pool."),
+        typer.Option(
+            help="The cost: macs, latency[:PROVIDER[:BATCH[:MACHINE]]] or throughput[:PROVIDER[:MACHINE]], "
+            "from the times in the pool."
+        ),
     ] = "macs",
     split: Annotated[str, typer.Option(help="The labelled samples to search on.")] = "val",
     max_stages: Annotated[int, typer.Option(help="Length of the longest cascade.")] = 5,

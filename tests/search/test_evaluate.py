@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 pytest.importorskip("numba")
 
 from encas.cascade import run_cascade
+from encas.cost import Timed
 from encas.errors import InvalidInput
+from encas.evaluation import recorded_answers
+from encas.latency import Curve, MemberTime, batch_time_s
 from encas.pool import Member, Pool
+from encas.preprocess import Preprocess
 from encas.search.evaluate import Evaluator
 
 N, M, STAGES = 60, 4, 4
@@ -80,6 +84,29 @@ def test_random_genomes_get_what_the_definition_says(pool: Pool, n: int) -> None
     found = evaluator.objectives(genomes)
     expected = np.array([reference(pool, evaluator, genome) for genome in genomes])
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_time_is_what_the_definition_says_of_the_exits(pool: Pool) -> None:
+    times = [
+        MemberTime(
+            run=Curve.through([(1, 1.0 + i), (8, 3.0 + 4 * i)]),
+            prepare=Curve.through([(1, 0.1 * i)]),
+            decode=Curve.through([(1, 0.2)]),
+            preprocess=Preprocess(size=(8 * (1 + i // 2), 8)),
+        )
+        for i in range(M)
+    ]
+    evaluator = Evaluator.open(pool, "val", pool.file.members, Timed.of(times, 8, N), max_stages=STAGES)
+    genomes = np.random.default_rng(2).integers(evaluator.space.n_values, size=(100, 2 * STAGES - 1))
+    genomes = genomes[genomes[:, :STAGES].any(axis=1)]
+    expected = []
+    for genome in genomes:
+        cascade = evaluator.space.cascade(genome, pool.names)
+        exits = recorded_answers(cascade, pool, "val").exit_stage
+        stages = [times[pool.names.index(name)] for name in cascade.member_names]
+        reached = [float(np.mean(exits >= stage)) for stage in range(len(stages))]
+        expected.append(batch_time_s(stages, reached, 8) / 8)
+    np.testing.assert_allclose(evaluator.objectives(genomes)[:, 1], expected, rtol=1e-9)
 
 
 def test_the_number_of_workers_and_the_company_change_nothing(pool: Pool) -> None:
