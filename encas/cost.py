@@ -125,7 +125,7 @@ class Objective:
 
     @classmethod
     def parse(cls, text: str) -> "Objective":
-        """Read `macs` (or `flops`), or `latency:cpu:8:EPYC`, or `throughput:cpu:EPYC`, or a beginning of these.
+        """Read `macs` (or `flops`), `latency:cpu:8:EPYC`, `throughput:cpu:EPYC`, or a beginning of these.
 
         Raises:
             InvalidInput: Anything else.
@@ -140,7 +140,7 @@ class Objective:
         if head not in ("latency", "throughput") or not re.fullmatch("([1-9][0-9]*)?", batch):
             raise InvalidInput(
                 f"objective '{text}': must be macs, latency, latency:PROVIDER, latency:PROVIDER:BATCH, "
-                "latency:PROVIDER:BATCH:MACHINE or throughput, throughput:PROVIDER, throughput:PROVIDER:MACHINE"
+                "latency:PROVIDER:BATCH:MACHINE, or throughput with PROVIDER and MACHINE"
             )
         kind: Kind = "latency" if head == "latency" else "throughput"
         return cls(kind, provider or None, int(batch) if batch else None, machine or None)
