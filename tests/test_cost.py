@@ -18,7 +18,7 @@ def member(name: str, *latency: Latency) -> Member:
 
 def singles(members: list[Member], text: str) -> list[float]:
     """What each member costs on its own, on a split of 100 samples."""
-    return cost_model(members, Objective.parse(text), 100).singles.tolist()
+    return list(cost_model(members, Objective.parse(text), 100).singles)
 
 
 @pytest.mark.parametrize(
