@@ -25,13 +25,17 @@ class Timing(FileModel):
     median: float = Field(gt=0)
     p95: float = Field(gt=0)
     n: int = Field(ge=1)
+    noise: float | None = Field(default=None, ge=0)  # spread of the medians of five parts, over the median
 
 
 class BatchTiming(FileModel):
     """How long one batch takes."""
 
     batch: int = Field(ge=1)
-    latency_s: Timing
+    latency_s: Timing  # of a network: the session alone; of a cascade: from the images to the answers
+    overhead_s: float = Field(default=0, ge=0)  # what the executor adds to a stage
+    prepare_s: float = Field(default=0, ge=0)  # of all images, from decoded ones to what the network takes
+    decode_s: float = Field(default=0, ge=0)  # of all images
 
     @property
     def per_second(self) -> float:
@@ -60,6 +64,10 @@ class Measurements(FileModel):
                     latency_s=entry.latency_s.median,
                     p95_s=entry.latency_s.p95,
                     n=entry.latency_s.n,
+                    overhead_s=entry.overhead_s,
+                    prepare_s=entry.prepare_s,
+                    decode_s=entry.decode_s,
+                    noise=entry.latency_s.noise,
                 )
                 for entry in entries
             )
@@ -78,4 +86,6 @@ class CascadeMeasurement(FileModel):
     exit_fractions: tuple[float, ...]
     accuracy: float | None = None  # where the labels are known
     batches: tuple[BatchTiming, ...]  # from the images as they were given to the answers
+    peak_bytes: int | None = None  # most memory that the process had held when the cascade was timed
+    energy_j: float | None = None  # per image, of the NVIDIA device; None where the driver does not say
     members: tuple[Measurements, ...]  # one for each precision

@@ -4,15 +4,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from encas.export.onnx_network import random_samples
+import numpy as np
+
+from encas.data import Image, open_images
+from encas.errors import InvalidInput
 from encas.export.source import open_network, spec_of
 from encas.measurement import Measurements
 from encas.pool import Pool
-from encas.runtime import Session, open_session
-from encas.runtime.measure import DEFAULT_BATCHES, DEFAULT_STOPWATCH, Stopwatch, measure_members
-from encas.runtime.preprocess import Tensor
+from encas.runtime import open_session
+from encas.runtime.measure import DEFAULT_BATCHES, measure_members
+from encas.runtime.members import Subject
 from encas.runtime.session import choose_provider
+from encas.runtime.stopwatch import DEFAULT_STOPWATCH, Stopwatch
 
+_MOST_IMAGES = 64
 Advance = Callable[[int, str], None]  # networks done since the last call, and what was done
 
 
@@ -27,6 +32,9 @@ def measure_pool(
     advance: Advance = lambda _n, _words: None,
 ) -> tuple[Pool, Measurements]:
     """Time members, all in turns, and write the times into the pool.
+
+    Where the images of a split are still there, some of them are prepared for each call, and the time of that
+    is recorded beside the network's; else the networks run on noise.
 
     All networks are in memory at the same time: a machine that slows down meanwhile then slows all of them.
 
@@ -47,15 +55,28 @@ def measure_pool(
         spec_of(pool.member(name), pool.path, allow_code=allow_code)
         for name in dict.fromkeys(names or pool.names)
     ]
-    sessions: dict[str, Session] = {}
-    samples: dict[str, Tensor] = {}
+    subjects: dict[str, Subject] = {}
+    images = _images(pool)
     with tempfile.TemporaryDirectory() as folder:
         for spec in specs:
             network = open_network(spec)
             file = Path(folder) / f"{spec.member_name}.onnx"
             network.write_onnx(file)
-            sessions[spec.member_name] = open_session(file, provider)
-            samples[spec.member_name] = random_samples(1, network.preprocess)
+            subjects[spec.member_name] = Subject(open_session(file, provider), network.preprocess)
             advance(1, f"opened {spec.member_name}")
-    found = measure_members(sessions, samples, batches, stopwatch=stopwatch, advance=advance)
+    found = measure_members(subjects, images, batches, stopwatch=stopwatch, advance=advance)
     return pool.with_latency(found.latencies()), found
+
+
+def _images(pool: Pool) -> Sequence[Image] | None:
+    """Some images of the first split whose images can be read."""
+    for split in pool.file.splits.values():
+        if split.data is None:
+            continue
+        try:
+            images = open_images(pool.path / split.data.path).rows(split.data.rows)
+        except InvalidInput:
+            continue
+        rows = np.unique(np.linspace(0, len(images) - 1, _MOST_IMAGES).round().astype(np.intp))
+        return images.take(rows).images
+    return None

@@ -7,6 +7,11 @@ import platform
 import sys
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _CPUS = Path("/sys/devices/system/cpu")
 
 
@@ -47,6 +52,28 @@ def cuda_devices() -> tuple[str, ...]:
             driver.cuDeviceGetName(name, len(name), device)
             names.append(name.value.decode(errors="replace"))
     return tuple(names)
+
+
+def peak_bytes() -> int | None:
+    """Most memory that this process has held so far; None where the system does not say."""
+    if resource is None:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def energy_j() -> float | None:
+    """Energy that the first NVIDIA device has used since its driver was loaded; None where nobody says."""
+    try:
+        library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return None
+    device, used_mj = ctypes.c_void_p(), ctypes.c_ulonglong()
+    failed = (
+        library.nvmlInit_v2()
+        or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device))
+        or library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(used_mj))
+    )
+    return None if failed else used_mj.value / 1000
 
 
 def _allowed_cpus() -> list[int]:

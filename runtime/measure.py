@@ -1,9 +1,6 @@
 """Measuring: the time of sessions, and what a cascade really executes on real images."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,48 +10,17 @@ from encas.cascade import exit_fractions
 from encas.data import LabelledImages
 from encas.errors import InvalidInput, require
 from encas.files import read_npy
-from encas.measurement import BatchTiming, CascadeMeasurement, Machine, Measurements, Timing
+from encas.measurement import BatchTiming, CascadeMeasurement, Machine, Measurements
 from encas.pool import check_labels
 from encas.runtime.executor import CascadeExecutor
-from encas.runtime.images import AnyImage, decode
-from encas.runtime.machine import cpu_name, cuda_devices, usable_cores
-from encas.runtime.preprocess import Tensor, prepare_batch
-from encas.runtime.session import Session
+from encas.runtime.images import AnyImage
+from encas.runtime.machine import cpu_name, cuda_devices, energy_j, peak_bytes, usable_cores
+from encas.runtime.members import Images, Subject, take, time_members, turns
+from encas.runtime.stopwatch import DEFAULT_STOPWATCH, Stopwatch
 
 DEFAULT_BATCHES = (1, 8, 32)
 _COUNTING_BATCH = 32
-Images = Sequence[AnyImage] | NDArray[np.uint8]
 Advance = Callable[[int, str], None]  # what was done since the last call, and a few words about it
-
-
-@dataclass(frozen=True)
-class Stopwatch:
-    """How often calls are repeated, and the clock that times them."""
-
-    warm_up: int = 3
-    min_repeats: int = 5
-    max_repeats: int = 50
-    budget_s: float = 1.0  # for each call; no further round begins once it is spent
-    clock: Callable[[], float] = time.perf_counter
-
-    def time(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, Timing]:
-        """Time several calls in turns, so that a machine that slows down slows all of them alike."""
-        for call in calls.values():
-            for _ in range(self.warm_up):
-                call()
-        taken_s: dict[str, list[float]] = {name: [] for name in calls}
-        begun_s = self.clock()
-        for n_rounds in range(self.max_repeats):
-            if n_rounds >= self.min_repeats and self.clock() - begun_s > self.budget_s * len(calls):
-                break
-            for name, call in calls.items():
-                start_s = self.clock()
-                call()
-                taken_s[name].append(self.clock() - start_s)
-        return {name: _timing(times) for name, times in taken_s.items()}
-
-
-DEFAULT_STOPWATCH = Stopwatch()
 
 
 def _silent(_done: int, _words: str) -> None:
@@ -75,8 +41,8 @@ def this_machine(provider: str) -> Machine:
 
 
 def measure_members(
-    sessions: Mapping[str, Session],
-    samples: Mapping[str, Tensor],
+    subjects: Mapping[str, Subject],
+    images: Images | None,
     batches: Sequence[int] = DEFAULT_BATCHES,
     *,
     precision: str = "fp32",
@@ -86,23 +52,22 @@ def measure_members(
     """Time networks at each batch size, all of them in turns.
 
     Args:
-        sessions: By the names of the members; all on one provider.
-        samples: For each name a few prepared samples (n, channels, h, w), n >= 1, repeated to fill a batch.
+        subjects: By the names of the members; all on one provider.
+        images: n >= 1, repeated to fill a batch; None times the networks on noise, and no preparing.
         batches: Sizes.
         precision: Of the networks' weights.
         stopwatch: Repeats, and a clock.
         advance: Called once for each batch size, with the number of networks.
     """
-    providers = {session.provider for session in sessions.values()}
+    providers = {subject.session.provider for subject in subjects.values()}
     if len(providers) != 1:
         raise ValueError(f"sessions on one provider are needed, got {sorted(providers)}")
     provider = providers.pop()
-    timed: dict[str, list[BatchTiming]] = {name: [] for name in sessions}
+    timed: dict[str, list[BatchTiming]] = {name: [] for name in subjects}
     for batch in _checked_batches(batches):
-        calls = {name: _call(session, samples[name], batch) for name, session in sessions.items()}
-        for name, timing in stopwatch.time(calls).items():
-            timed[name].append(BatchTiming(batch=batch, latency_s=timing))
-        advance(len(sessions), f"batch {batch}")
+        for name, entry in time_members(subjects, images, batch, stopwatch).items():
+            timed[name].append(entry)
+        advance(len(subjects), f"batch {batch}")
     members = {name: tuple(entries) for name, entries in timed.items()}
     return Measurements(
         machine=this_machine(provider), provider=provider, precision=precision, members=members
@@ -136,18 +101,22 @@ def measure_bundle(
         raise InvalidInput("images: there are none to measure on")
     sizes = _checked_batches(batches)
     n_stages = len(executor.bundle.cascade.stages)
+    before_j = energy_j() if executor.provider == "cuda" else None
     rows, exits, right, macs = np.zeros(n_stages, np.int64), [], 0, 0
     for part in _parts(len(images), _COUNTING_BATCH):
-        answers, trace = executor.run_traced(_take(images, part))
+        answers, trace = executor.run_traced(take(images, part))
         rows += trace.rows
         macs += trace.macs
         exits.append(answers.exit_stage)
         right += int(np.sum(answers.label == labels[part])) if labels is not None else 0
         advance(len(part), "counting")
+    after_j = energy_j() if before_j is not None else None
+    used_j = after_j - before_j if before_j is not None and after_j is not None else None
     timed = []
     for batch in sizes:
         timed.append(_time_cascade(executor, images, batch, stopwatch))
         advance(1, f"batch {batch}")
+    peak = peak_bytes()  # before the members are timed by themselves
     return CascadeMeasurement(
         bundle=executor.bundle.name,
         n=len(images),
@@ -156,6 +125,8 @@ def measure_bundle(
         exit_fractions=exit_fractions(np.concatenate(exits), n_stages),
         accuracy=None if labels is None else right / len(images),
         batches=tuple(timed),
+        peak_bytes=peak,
+        energy_j=None if used_j is None else used_j / len(images),
         members=_members_of(executor, images, sizes, stopwatch, advance),
     )
 
@@ -191,8 +162,8 @@ def bundle_labels(data: LabelledImages, bundle: Bundle, place: str) -> NDArray[n
 
 
 def _time_cascade(executor: CascadeExecutor, images: Images, batch: int, stopwatch: Stopwatch) -> BatchTiming:
-    turns = _turns(len(images), batch)
-    timing = stopwatch.time({"cascade": lambda: executor.run(_take(images, next(turns)))})
+    places = turns(len(images), batch)
+    timing = stopwatch.time({"cascade": lambda: executor.run(take(images, next(places)))})
     return BatchTiming(batch=batch, latency_s=timing["cascade"])
 
 
@@ -204,34 +175,20 @@ def _members_of(
     advance: Advance,
 ) -> tuple[Measurements, ...]:
     """Time the members of a bundle by themselves, those of one precision together."""
-    some = _take(images, np.arange(min(len(images), max(batches))))
-    decoded = [decode(image, f"image {row}") for row, image in enumerate(some)]
     found = []
     members = {member.name: member for member in executor.bundle.stage_members}
     for precision in sorted({member.precision for member in members.values()}):
-        names = [name for name, member in members.items() if member.precision == precision]
+        subjects = {
+            name: Subject(executor.sessions[name], member.preprocess)
+            for name, member in members.items()
+            if member.precision == precision
+        }
         found.append(
             measure_members(
-                {name: executor.sessions[name] for name in names},
-                {name: prepare_batch(decoded, members[name].preprocess) for name in names},
-                batches,
-                precision=precision,
-                stopwatch=stopwatch,
-                advance=advance,
+                subjects, images, batches, precision=precision, stopwatch=stopwatch, advance=advance
             )
         )
     return tuple(found)
-
-
-def _timing(taken_s: list[float]) -> Timing:
-    # A clock may be too coarse for a tiny network; zero would read as "costs nothing".
-    median, p95 = (max(float(value), 1e-9) for value in np.percentile(taken_s, (50, 95)))
-    return Timing(median=median, p95=p95, n=len(taken_s))
-
-
-def _call(session: Session, samples: Tensor, batch: int) -> Callable[[], object]:
-    tensor = samples[np.arange(batch) % len(samples)]
-    return lambda: session.run(tensor)
 
 
 def _checked_batches(batches: Sequence[int]) -> list[int]:
@@ -243,15 +200,3 @@ def _checked_batches(batches: Sequence[int]) -> list[int]:
 def _parts(n: int, size: int) -> Iterator[NDArray[np.intp]]:
     for start in range(0, n, size):
         yield np.arange(start, min(start + size, n))
-
-
-def _turns(n: int, batch: int) -> Iterator[NDArray[np.intp]]:
-    """Yield the rows of one batch after the other, from the start again at the end."""
-    start = 0
-    while True:
-        yield np.arange(start, start + batch) % n
-        start = (start + batch) % n
-
-
-def _take(images: Images, rows: NDArray[np.intp]) -> Any:
-    return images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows]

@@ -34,5 +34,5 @@ def test_the_file_says_its_format_and_comes_back() -> None:
     measured = Measurements(machine=MACHINE, provider="cpu", members={"a": (entry,)})
     text = measured.model_dump_json()
     assert '"format":"encas-measurements/1"' in text
-    assert '"latency_s":{"median":0.1,"p95":0.2,"n":3}' in text
+    assert '"latency_s":{"median":0.1,"p95":0.2,"n":3,"noise":null}' in text
     assert Measurements.model_validate_json(text) == measured

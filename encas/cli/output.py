@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
+    from encas.measurement import BatchTiming, Measurements
     from encas.pool import Pool
 
 
@@ -62,6 +63,46 @@ def allow_code(pool: "Pool", names: Sequence[str] = ()) -> list[str]:
     """Say what must be added to commands that open these members' networks, all of them by default."""
     runs_code = any(pool.member(name).source.startswith("torch:") for name in names or pool.names)
     return ["--allow-code"] if runs_code else []
+
+
+def seconds_text(seconds: float) -> str:
+    """Three digits and the unit that fits, as `83.1 us`."""
+    for factor, unit in ((1e6, "us"), (1e3, "ms")):
+        if float(f"{factor * seconds:.3g}") < 1000:
+            return f"{factor * seconds:.3g} {unit}"
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
+
+
+_NOISY = 0.1  # spread of medians that makes differences between members doubtful
+
+
+def print_times(found: "Sequence[Measurements]", cascade: "Sequence[BatchTiming]" = ()) -> None:
+    """Print the times of networks, and of the cascade that they are the members of."""
+    named = [("cascade, from images", timing) for timing in cascade]
+    named += [(name, t) for part in found for name, timings in part.members.items() for t in timings]
+    rows = [
+        (
+            name,
+            str(t.batch),
+            seconds_text(t.latency_s.median),
+            seconds_text(t.latency_s.p95),
+            f"{t.per_second:.3g}" if t.per_second < 1000 else f"{t.per_second:.0f}",
+            seconds_text(t.prepare_s) if t.prepare_s else "",
+        )
+        for name, t in named
+    ]
+    print_table(("time of a batch", "batch", "median", "p95", "images/s", "prepare"), rows)
+    decoding = next((t for part in found for timings in part.members.values() for t in timings), None)
+    if decoding is not None and decoding.decode_s:
+        print_line(f"decoding {decoding.batch} of the images: {seconds_text(decoding.decode_s)}")
+    noisy = [(t.latency_s.noise, name, t.batch) for name, t in named if (t.latency_s.noise or 0) > _NOISY]
+    if noisy:
+        noise, name, batch = max(noisy)
+        print_note(
+            f"measuring: the machine was not quiet: medians moved by up to {100 * (noise or 0):.0f} % "
+            f"({name}, batch {batch}), {len(noisy)} of {len(named)} times by more than {100 * _NOISY:.0f} %; "
+            "measure again when nothing else runs"
+        )
 
 
 def shortened(text: str, most: int, *, keep_end: bool = False) -> str:

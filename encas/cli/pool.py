@@ -248,7 +248,7 @@ def measure(
 
     Example: `encas pool measure pool --provider cpu --batch 1 8 32`
     """
-    from encas.cli.output import print_json, print_line, print_measured, print_table, progress
+    from encas.cli.output import print_json, print_line, print_measured, print_times, progress
     from encas.export import measure_pool
     from encas.pool import Pool
     from encas.runtime.measure import DEFAULT_BATCHES
@@ -263,12 +263,7 @@ def measure(
         print_json(found)
         return
     print_line(f"{found.machine.name}, {found.provider}, ONNX Runtime {found.machine.onnxruntime}")
-    rows = [
-        (name, str(t.batch), f"{1e3 * t.latency_s.median:.3g}", f"{1e3 * t.latency_s.p95:.3g}")
-        for name, timings in found.members.items()
-        for t in timings
-    ]
-    print_table(("time of a batch", "batch", "median ms", "p95 ms"), rows)
+    print_times([found])
     print_measured(made, found.machine.name, found.provider, batches[0])
 
 

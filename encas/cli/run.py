@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from encas.measurement import CascadeMeasurement
     from encas.pool import Latency, Pool
     from encas.runtime.answers import Row, Summary
-    from encas.runtime.measure import Images
+    from encas.runtime.members import Images
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `encas export` wrote.")]
 Provider = Annotated[
@@ -167,7 +167,7 @@ def _print_answers(bundle: "Bundle", rows: "list[Row]", summary: "Summary", out:
 
 
 def _print_measurement(bundle: "Bundle", found: "CascadeMeasurement", pool: "Pool | None") -> None:
-    from encas.cli.output import print_line, print_measured, print_next, print_table
+    from encas.cli.output import print_line, print_measured, print_next, print_times
 
     first = found.members[0]
     machine = first.machine
@@ -175,18 +175,12 @@ def _print_measurement(bundle: "Bundle", found: "CascadeMeasurement", pool: "Poo
     right = "" if found.accuracy is None else f", accuracy {100 * found.accuracy:.2f} %"
     print_line(f"{found.n} images{right}")
     _print_cost(bundle, found.macs, found.exit_fractions)
+    if found.peak_bytes is not None:
+        print_line(f"memory: {found.peak_bytes / 2**20:.0f} MiB at most")
+    if found.energy_j is not None:
+        print_line(f"energy: {found.energy_j:.3g} J an image")
     print_line("")
-    print_table(
-        ("time of a batch", "batch", "median ms", "p95 ms", "images/s"),
-        [
-            (name, str(t.batch), _ms(t.latency_s.median), _ms(t.latency_s.p95), f"{t.per_second:.0f}")
-            for name, timings in [
-                ("cascade, from the images", found.batches),
-                *((name, timings) for part in found.members for name, timings in part.members.items()),
-            ]
-            for t in timings
-        ],
-    )
+    print_times(found.members, found.batches)
     print_line("")
     if pool is None:
         print_next("encas serve", bundle.path)
@@ -201,10 +195,6 @@ def _print_cost(bundle: "Bundle", macs: float, exit_fractions: tuple[float, ...]
     everything = sum(member.macs for member in bundle.stage_members)
     print_line(f"executed: {macs / 1e6:.4g} MMACs an image; all stages would be {everything / 1e6:.4g}")
     print_line(f"left at each stage: {', '.join(f'{100 * fraction:.1f} %' for fraction in exit_fractions)}")
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3g}" if seconds < 1 else f"{1000 * seconds:.0f}"
 
 
 def _samples(paths: list[Path], bundle: "Bundle") -> "Images":

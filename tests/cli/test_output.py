@@ -1,6 +1,7 @@
 import pytest
 
-from encas.cli.output import print_table, progress
+from encas.cli.output import print_table, print_times, progress, seconds_text
+from encas.measurement import BatchTiming, Machine, Measurements, Timing
 
 
 def test_a_table_fits_80_columns_and_cuts_the_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,3 +35,35 @@ def test_progress_says_how_long_the_rest_takes_by_what_was_done_since_it_began(
         advance(70, "resnet20")  # by an earlier run
         advance(10, "resnet32")
     assert capsys.readouterr().err == "recording: 80/100 resnet32, 0:40 left\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (8.31e-7, "0.831 us"),
+        (8.314e-5, "83.1 us"),
+        (9.996e-4, "1 ms"),
+        (0.0123, "12.3 ms"),
+        (0.9999, "1 s"),
+        (12.34, "12.3 s"),
+        (1234, "1234 s"),
+    ],
+)
+def test_times_have_three_digits_and_a_fitting_unit(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
+
+
+def test_a_machine_that_is_not_quiet_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    machine = Machine(name="desk", cpu="desk", cores=1, onnxruntime="1")
+    quiet, noisy = (
+        BatchTiming(batch=1, latency_s=Timing(median=1e-5, p95=2e-5, n=5, noise=noise))
+        for noise in (0.1, 0.5)
+    )
+    print_times([Measurements(machine=machine, provider="cpu", members={"a": (quiet,)})])
+    assert capsys.readouterr().err == ""
+    print_times([Measurements(machine=machine, provider="cpu", members={"a": (quiet,), "b": (noisy,)})])
+    captured = capsys.readouterr()
+    assert "10 us" in captured.out
+    assert captured.err.startswith(
+        "measuring: the machine was not quiet: medians moved by up to 50 % (b, batch 1)"
+    )

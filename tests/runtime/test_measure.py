@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from encas.data import LabelledImages
 from encas.errors import InvalidInput
 from encas.files import write_npy
 from encas.pool import Pool
+from encas.preprocess import Preprocess
 from encas.runtime.executor import CascadeExecutor
-from encas.runtime.machine import cpu_name, usable_cores
+from encas.runtime.machine import cpu_name, energy_j, peak_bytes, usable_cores
 from encas.runtime.measure import (
-    Stopwatch,
     bundle_labels,
     golden_images,
     measure_bundle,
@@ -26,8 +27,12 @@ from encas.runtime.measure import (
     measuring_steps,
     this_machine,
 )
+from encas.runtime.members import Subject
 from encas.runtime.session import open_session
+from encas.runtime.stopwatch import Stopwatch
 
+pillow = pytest.importorskip("PIL.Image")
+DIGITS = Preprocess(size=(8, 8), channels=1, mean=(0.0,), std=(1.0,))
 QUICK = Stopwatch(warm_up=1, min_repeats=2, max_repeats=3)
 
 
@@ -76,20 +81,51 @@ def test_the_budget_ends_the_rounds_but_not_before_the_smallest_number() -> None
     assert Stopwatch(0, 5, 50, budget_s=0.5, clock=shop.clock).time(call)["a"].n == 5
 
 
+def test_noise_is_how_far_the_medians_of_five_parts_lie_apart() -> None:
+    shop = Workshop()
+    call = shop.work("a", *[1] * 6, *[1.5] * 4)
+    stopwatch = Stopwatch(warm_up=0, min_repeats=10, max_repeats=10, clock=shop.clock)
+    assert stopwatch.time({"a": call})["a"].noise == pytest.approx(0.5)
+
+
+def test_running_and_what_belongs_to_it_are_told_apart(networks: Any, tmp_path: Path) -> None:
+    """By a clock that moves one second every time that it is looked at."""
+    ticks = itertools.count()
+    stopwatch = Stopwatch(1, 2, 3, clock=lambda: float(next(ticks)))
+    subject = Subject(open_session(networks[0].onnx_bytes(), "cpu"), DIGITS)
+    found = measure_members({"a": subject}, np.zeros((3, 8, 8), np.uint8), (2,), stopwatch=stopwatch)
+    (entry,) = found.members["a"]
+    assert (entry.latency_s.median, entry.overhead_s, entry.prepare_s, entry.decode_s) == (1, 2, 1, 0)
+    file = tmp_path / "image.png"
+    pillow.new("L", (8, 8)).save(file)
+    (entry,) = measure_members({"a": subject}, [file], (2,), stopwatch=stopwatch).members["a"]
+    assert (entry.prepare_s, entry.decode_s) == (0, 1)
+    (entry,) = measure_members({"a": subject}, None, (2,), stopwatch=stopwatch).members["a"]
+    assert (entry.prepare_s, entry.decode_s) == (0, 0)
+
+
+def test_memory_and_energy_are_known_or_none() -> None:
+    assert (peak_bytes() or 2**30) > 2**20
+    assert (energy_j() or 0) >= 0
+
+
 def test_a_clock_too_coarse_for_a_call_gives_no_zero() -> None:
     assert Stopwatch(clock=lambda: 0.0).time({"a": lambda: None})["a"].median > 0
 
 
 def test_every_member_is_timed_at_every_batch_size(networks: Any) -> None:
-    sessions = {network.name: open_session(network.onnx_bytes(), "cpu") for network in networks[-3:]}
-    samples = {name: np.zeros((2, 1, 8, 8), np.float32) for name in sessions}
+    subjects = {
+        network.name: Subject(open_session(network.onnx_bytes(), "cpu"), DIGITS) for network in networks[-3:]
+    }
+    images = np.zeros((2, 8, 8), np.uint8)
     steps: list[int] = []
     found = measure_members(
-        sessions, samples, (8, 1, 8), stopwatch=QUICK, advance=lambda done, _words: steps.append(done)
+        subjects, images, (8, 1, 8), stopwatch=QUICK, advance=lambda done, _words: steps.append(done)
     )
     assert list(found.members) == [network.name for network in networks[-3:]]
     assert [entry.batch for entry in found.members["hidden512"]] == [1, 8]
     assert all(entry.latency_s.n == 3 for entries in found.members.values() for entry in entries)
+    assert all(entry.prepare_s > 0 for entries in found.members.values() for entry in entries)
     assert (found.provider, found.precision) == ("cpu", "fp32")
     assert steps == [3, 3]
 
@@ -98,7 +134,7 @@ def test_every_member_is_timed_at_every_batch_size(networks: Any) -> None:
 def test_batch_sizes_that_make_no_sense_are_refused(batches: tuple[int, ...], networks: Any) -> None:
     session = open_session(networks[0].onnx_bytes(), "cpu")
     with pytest.raises(InvalidInput, match="positive whole numbers"):
-        measure_members({"a": session}, {"a": np.zeros((1, 1, 8, 8), np.float32)}, batches)
+        measure_members({"a": Subject(session, DIGITS)}, None, batches)
 
 
 def test_macs_are_counted_from_the_rows_that_ran(bundle: Bundle, digits: Any, networks: Any) -> None:

@@ -1,0 +1,133 @@
+"""The time of networks as cascades spend it: each call after another network's, and all that goes with it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encas.cascade import Cascade, Rows, Stage, run_cascade
+from encas.measurement import BatchTiming
+from encas.preprocess import Preprocess
+from encas.runtime.images import AnyImage, decode
+from encas.runtime.inputs import Inputs, Threads
+from encas.runtime.preprocess import Tensor
+from encas.runtime.session import Session
+from encas.runtime.stopwatch import Stopwatch, timing
+
+Images = Sequence[AnyImage] | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to be timed."""
+
+    session: Session
+    preprocess: Preprocess
+
+
+def time_members(
+    subjects: Mapping[str, Subject], images: Images | None, batch: int, stopwatch: Stopwatch
+) -> dict[str, BatchTiming]:
+    """Time networks at one batch size, all of them in turns.
+
+    A network that was run a moment ago finds its weights in the processor's caches and is up to twice as
+    fast; in a cascade another one has usually run since, as here.
+
+    Args:
+        subjects: By the names of the members.
+        images: n >= 1, repeated to fill a batch; None times the networks on noise, and no preparing.
+        batch: Samples of a call.
+        stopwatch: Repeats, and a clock.
+    """
+    threads = Threads()
+    calls: dict[str, Callable[[], Sequence[float]]] = {
+        name: _call(subject, images, batch, threads, stopwatch.clock) for name, subject in subjects.items()
+    }
+    found = stopwatch.parts(calls)
+    run_s, overhead_s, prepare_s = (
+        {name: rows[:, part] for name, rows in found.items()} for part in range(3)
+    )
+    specs = {name: subject.preprocess for name, subject in subjects.items()}
+    decode_s = 0.0 if images is None else _decode_s(images, batch, stopwatch)
+    threads.close()
+    timed = {}
+    for name in subjects:
+        # Members with the same preprocessing share what it takes.
+        same = np.concatenate([prepare_s[other] for other in subjects if specs[other] == specs[name]])
+        timed[name] = BatchTiming(
+            batch=batch,
+            latency_s=timing(run_s[name]),
+            overhead_s=float(np.median(overhead_s[name])),
+            prepare_s=max(0.0, float(np.median(same)) - decode_s),
+            decode_s=decode_s,
+        )
+    return timed
+
+
+def take(images: Images, rows: NDArray[np.intp]) -> Any:
+    """Some of the images, in the form in which all of them came."""
+    return images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows]
+
+
+def turns(n: int, batch: int) -> Iterator[NDArray[np.intp]]:
+    """Yield the rows of one batch after the other, from the start again at the end."""
+    start = 0
+    while True:
+        yield np.arange(start, start + batch) % n
+        start = (start + batch) % n
+
+
+def _call(
+    subject: Subject, images: Images | None, batch: int, threads: Threads, clock: Callable[[], float]
+) -> Callable[[], tuple[float, float, float]]:
+    """Make a call that answers a batch as a cascade of one stage, and times run, overhead and preparing."""
+    cascade, rows = Cascade(stages=(Stage(member="alone"),)), np.arange(batch)
+    spec = subject.preprocess
+    noise = np.random.default_rng(0).standard_normal((batch, *spec.shape), np.float32)
+    places = turns(1 if images is None else len(images), batch)
+
+    def call() -> tuple[float, float, float]:
+        part = None if images is None else take(images, next(places))
+        start_s = clock()
+        inputs = Inputs.ready(spec, noise, threads) if part is None else Inputs([spec], part, threads)
+        tensor: Tensor = inputs.tensor(0, rows)
+        prepared_s = clock()
+        run_s = 0.0
+
+        def probs(_stage: int, _rows: Rows) -> NDArray[np.float32]:
+            nonlocal run_s
+            begun_s = clock()
+            answer = subject.session.run(tensor)
+            run_s = clock() - begun_s
+            return answer
+
+        run_cascade(cascade, probs, batch, [0])
+        whole_s = clock() - prepared_s
+        return run_s, max(0.0, whole_s - run_s), prepared_s - start_s if part is not None else 0.0
+
+    return call
+
+
+def _decode_s(images: Images, batch: int, stopwatch: Stopwatch) -> float:
+    """Median time of decoding a batch; arrays need none."""
+    if isinstance(images, np.ndarray) or all(isinstance(image, np.ndarray) for image in images):
+        return 0.0
+    threads, places = Threads(), turns(len(images), batch)
+
+    def call() -> None:
+        part = take(images, next(places))
+
+        def work(some: range) -> None:
+            for at in some:
+                decode(part[at], f"image {at}")
+
+        threads.for_parts(batch, _ANY_SIZE, work)
+
+    found = stopwatch.time({"decode": call})["decode"].median
+    threads.close()
+    return found
+
+
+_ANY_SIZE = 2**18  # numbers of a tensor: enough for threads to share the work, as they do for photographs
