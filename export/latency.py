@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from encas.data import Image, open_images
+from encas.data import open_images
 from encas.errors import InvalidInput
 from encas.export.source import open_network, spec_of
 from encas.measurement import Measurements
 from encas.pool import Pool
 from encas.runtime import open_session
 from encas.runtime.measure import DEFAULT_BATCHES, measure_members
-from encas.runtime.members import Subject
+from encas.runtime.members import Images, Subject
 from encas.runtime.session import choose_provider
 from encas.runtime.stopwatch import DEFAULT_STOPWATCH, Stopwatch
 
@@ -68,7 +68,7 @@ def measure_pool(
     return pool.with_latency(found.latencies()), found
 
 
-def _images(pool: Pool) -> Sequence[Image] | None:
+def _images(pool: Pool) -> Images | None:
     """Some images of the first split whose images can be read."""
     for split in pool.file.splits.values():
         if split.data is None:
