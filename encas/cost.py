@@ -61,6 +61,8 @@ class Timed:
     run_s: NDArray[np.float64]  # (m + 1, n + 1); nothing for the last, which stands for no member
     prepare_s: NDArray[np.float64]  # (m + 1, n + 1)
     specs: NDArray[np.intp]  # (m + 1,) equal for members that prepare images in the same way
+    gain_s: NDArray[np.float64]  # (m + 1,) saved by a first stage that follows itself
+    follows: NDArray[np.float64]  # (n + 1,) how often it does, by the samples that go on from it
 
     @classmethod
     def of(cls, times: Sequence[MemberTime], batch: int | None, n: int) -> "Timed":
@@ -80,16 +82,21 @@ class Timed:
                 np.array([curve.best_s for curve in curves])[:, None] * share for curves in (runs, prepares)
             )
             decode_s = times[0].decode.best_s
+            gain_s, follows = np.zeros(len(times)), np.zeros(n + 1)
         else:
             chances = binomial(batch, np.arange(n + 1) / n)
             run_s, prepare_s = (_expected(curves, chances) for curves in (runs, prepares))
             decode_s = float(times[0].decode.at(np.array(batch))) / batch
+            gain_s = np.array([float(time.gain.at(np.array(batch))) for time in times]) / batch
+            follows = chances[:, 0]
         return cls(
-            singles=run_s[:, -1] + prepare_s[:, -1] + decode_s,
+            singles=run_s[:, -1] + prepare_s[:, -1] + decode_s - gain_s * follows[0],
             decode_s=decode_s,
             run_s=np.vstack([run_s, np.zeros(n + 1)]),
             prepare_s=np.vstack([prepare_s, np.zeros(n + 1)]),
             specs=np.array([*(specs.index(time.preprocess) for time in times), len(specs)]),
+            gain_s=np.append(gain_s, 0.0),
+            follows=follows,
         )
 
     def mean(self, members: NDArray[np.intp], reached: NDArray[np.int64], n: int) -> NDArray[np.float64]:
@@ -101,7 +108,9 @@ class Timed:
         for stage in range(members.shape[1]):
             is_new = (specs[:, :stage] != specs[:, stage : stage + 1]).all(axis=1)
             costs[:, stage] += is_new * self.prepare_s[members[:, stage], reached[:, stage]]
-        total: NDArray[np.float64] = costs.sum(axis=1) + self.decode_s
+        goes_on = reached[:, 1] if reached.shape[1] > 1 else np.zeros(len(reached), np.int64)
+        saved_s = self.gain_s[members[:, 0]] * self.follows[goes_on]
+        total: NDArray[np.float64] = costs.sum(axis=1) + self.decode_s - saved_s
         return total
 
 

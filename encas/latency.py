@@ -57,6 +57,9 @@ class MemberTime:
     prepare: Curve
     decode: Curve  # the same for all members
     preprocess: Preprocess | None  # members with the same one share the prepared images
+    gain: (
+        Curve  # saved where the batch before needed only this member, which the processor's caches still hold
+    )
 
     @classmethod
     def of(cls, entries: Sequence[Latency], preprocess: Preprocess | None) -> "MemberTime":
@@ -66,6 +69,7 @@ class MemberTime:
             prepare=Curve.through([(e.batch, e.prepare_s) for e in entries]),
             decode=Curve.through([(e.batch, e.decode_s) for e in entries]),
             preprocess=preprocess,
+            gain=Curve.through([(e.batch, e.gain_s) for e in entries]),
         )
 
 
@@ -83,12 +87,16 @@ def binomial(n: int, rates: NDArray[np.float64]) -> NDArray[np.float64]:
 def batch_time_s(stages: Sequence[MemberTime], reached: Sequence[float], batch: int) -> float:
     """Mean time of a batch of independent samples: the definition that the search's tables must agree with.
 
+    The batch before is one like it; if none of its samples went on, the first stage follows itself.
+
     Args:
         stages: (k,) in the order in which they run.
         reached: (k,) share of the samples that reach each stage.
         batch: Samples that arrive together. How many of them reach a stage is binomial.
     """
+    goes_on = reached[1] if len(reached) > 1 else 0.0
     total_s, prepared = float(stages[0].decode.at(np.array(batch))), set[Preprocess | None]()
+    total_s -= (1 - goes_on) ** batch * float(stages[0].gain.at(np.array(batch)))
     for stage, rate in zip(stages, reached, strict=True):
         for n in range(1, batch + 1):
             chance = math.comb(batch, n) * rate**n * (1 - rate) ** (batch - n)
@@ -126,6 +134,8 @@ def spread_of(
     """
     drawn = exit_stage[rng.integers(len(exit_stage), size=(n_batches, batch))]
     total_s, prepared = stages[0].decode.at(np.full(n_batches, batch)), set[Preprocess | None]()
+    follows_itself = np.roll((drawn == 0).all(axis=1), 1)
+    total_s -= follows_itself * float(stages[0].gain.at(np.array(batch)))
     for j, stage in enumerate(stages):
         survivors = (drawn >= j).sum(axis=1)
         total_s += stage.run.at(survivors)

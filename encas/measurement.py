@@ -36,6 +36,7 @@ class BatchTiming(FileModel):
     overhead_s: float = Field(default=0, ge=0)  # what the executor adds to a stage
     prepare_s: float = Field(default=0, ge=0)  # of all images, from decoded ones to what the network takes
     decode_s: float = Field(default=0, ge=0)  # of all images
+    gain_s: float = Field(default=0, ge=0)  # how much less it all takes if the same network has just run
 
     @property
     def per_second(self) -> float:
@@ -67,6 +68,7 @@ class Measurements(FileModel):
                     overhead_s=entry.overhead_s,
                     prepare_s=entry.prepare_s,
                     decode_s=entry.decode_s,
+                    gain_s=entry.gain_s,
                     noise=entry.latency_s.noise,
                 )
                 for entry in entries

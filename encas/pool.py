@@ -53,6 +53,7 @@ class Latency(FileModel):
     overhead_s: float = Field(default=0, ge=0)  # what the executor adds to a call
     prepare_s: float = Field(default=0, ge=0)  # from decoded images to what the network takes, all of a batch
     decode_s: float = Field(default=0, ge=0)  # from the images as they come to decoded ones
+    gain_s: float = Field(default=0, ge=0)  # how much less it all takes if the same network has just run
     noise: float | None = Field(default=None, ge=0)  # spread of the rounds' medians, as a share of the median
 
 

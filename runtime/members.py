@@ -32,8 +32,8 @@ def time_members(
 ) -> dict[str, BatchTiming]:
     """Time networks at one batch size, all of them in turns.
 
-    A network that was run a moment ago finds its weights in the processor's caches and is up to twice as
-    fast; in a cascade another one has usually run since, as here.
+    A network that was run a moment ago finds its weights in the processor's caches and is faster; in a
+    cascade another one has usually run since, as here. Where none has, `gain_s` is saved.
 
     Args:
         subjects: By the names of the members.
@@ -46,8 +46,8 @@ def time_members(
         name: _call(subject, images, batch, threads, stopwatch.clock) for name, subject in subjects.items()
     }
     found = stopwatch.parts(calls)
-    run_s, overhead_s, prepare_s = (
-        {name: rows[:, part] for name, rows in found.items()} for part in range(3)
+    run_s, overhead_s, prepare_s, gain_s = (
+        {name: rows[:, part] for name, rows in found.items()} for part in range(4)
     )
     specs = {name: subject.preprocess for name, subject in subjects.items()}
     decode_s = 0.0 if images is None else _decode_s(images, batch, stopwatch)
@@ -62,6 +62,7 @@ def time_members(
             overhead_s=float(np.median(overhead_s[name])),
             prepare_s=max(0.0, float(np.median(same)) - decode_s),
             decode_s=decode_s,
+            gain_s=max(0.0, float(np.median(gain_s[name]))),
         )
     return timed
 
@@ -81,14 +82,17 @@ def turns(n: int, batch: int) -> Iterator[NDArray[np.intp]]:
 
 def _call(
     subject: Subject, images: Images | None, batch: int, threads: Threads, clock: Callable[[], float]
-) -> Callable[[], tuple[float, float, float]]:
-    """Make a call that answers a batch as a cascade of one stage, and times run, overhead and preparing."""
+) -> Callable[[], tuple[float, float, float, float]]:
+    """Make a call that answers two batches as a cascade of one stage does.
+
+    It times run, overhead and preparing of the first, and how much less the second took.
+    """
     cascade, rows = Cascade(stages=(Stage(member="alone"),)), np.arange(batch)
     spec = subject.preprocess
     noise = np.random.default_rng(0).standard_normal((batch, *spec.shape), np.float32)
     places = turns(1 if images is None else len(images), batch)
 
-    def call() -> tuple[float, float, float]:
+    def answer() -> tuple[float, float, float]:
         part = None if images is None else take(images, next(places))
         start_s = clock()
         inputs = Inputs.ready(spec, noise, threads) if part is None else Inputs([spec], part, threads)
@@ -106,6 +110,10 @@ def _call(
         run_cascade(cascade, probs, batch, [0])
         whole_s = clock() - prepared_s
         return run_s, max(0.0, whole_s - run_s), prepared_s - start_s if part is not None else 0.0
+
+    def call() -> tuple[float, float, float, float]:
+        first, again = answer(), answer()
+        return *first, sum(first) - sum(again)
 
     return call
 

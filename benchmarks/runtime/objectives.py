@@ -3,10 +3,10 @@
     python benchmarks/runtime/objectives.py
     python benchmarks/runtime/objectives.py --clock processor --threads 1     on a machine that has other work
 
-Members are measured as `encas pool measure` does it, then each pool (CIFAR-10, photographs) is searched twice on
-one half of its images. For several accuracies the cheapest cascade of each front that reaches it is chosen,
-still on that half. Both are then timed on images of the other half, in turns, and their accuracy there is
-counted. A ratio above 1 is what choosing by MACs costs. A table and a picture; about four minutes.
+Members are measured as `encas pool measure` does it, then each pool (CIFAR-10, photographs) is searched
+twice on one half of its images. For several accuracies the cheapest cascade of each front that reaches it
+is chosen, still on that half. Both are then timed on images of the other half, in turns, and their accuracy
+there is counted. A ratio above 1 is what choosing by MACs costs. A table and a picture; about four minutes.
 """
 
 import argparse
@@ -15,8 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
+
+mpl.use("Agg")  # before pyplot, which would look for a screen
 import numpy as np
 import onnxruntime
+from matplotlib import pyplot
 from prediction import CLOCKS, whole_bundle
 from real_pools import DATA, POOLS, RealPool
 
@@ -106,15 +109,13 @@ def print_pairs(name: str, pairs: list[tuple[Choice, Choice]]) -> None:
     ratios = [left.time_s / right.time_s for left, right in pairs]
     gains = [100 * (right.accuracy - left.accuracy) for left, right in pairs]
     print(
-        f"time by MACs / by time: median {np.median(ratios):.2f}, best {max(ratios):.2f}, worst {min(ratios):.2f}; "
+        f"time by MACs / by time: median {np.median(ratios):.2f}, most {max(ratios):.2f}, "
+        f"least {min(ratios):.2f}; "
         f"accuracy by time - by MACs: mean {np.mean(gains):+.2f} points"
     )
 
 
 def draw(found: dict[str, list[tuple[Choice, Choice]]], path: Path) -> None:
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
     figure, axes = pyplot.subplots(1, len(found), figsize=(5.5 * len(found), 4), squeeze=False)
     for axis, (name, pairs) in zip(axes[0], found.items(), strict=True):
         for side, (label, marker) in enumerate((("searched by MACs", "o"), ("searched by time", "s"))):

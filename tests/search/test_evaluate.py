@@ -93,6 +93,7 @@ def test_time_is_what_the_definition_says_of_the_exits(pool: Pool) -> None:
             prepare=Curve.through([(1, 0.1 * i)]),
             decode=Curve.through([(1, 0.2)]),
             preprocess=Preprocess(size=(8 * (1 + i // 2), 8)),
+            gain=Curve.through([(1, 0.05 * i)]),
         )
         for i in range(M)
     ]
