@@ -104,6 +104,17 @@ def test_running_and_what_belongs_to_it_are_told_apart(networks: Any, tmp_path: 
     assert (entry.prepare_s, entry.decode_s) == (0, 0)
 
 
+def test_what_a_network_gains_by_following_itself_is_told(networks: Any) -> None:
+    """By a clock on which the first of two answers takes four seconds and the second two."""
+    looks = iter([0, *(0, 1, 2, 3, 4), *(5, 5.5, 6, 6.5, 7)])
+    stopwatch = Stopwatch(0, 1, 1, clock=lambda: float(next(looks)))
+    subject = Subject(open_session(networks[0].onnx_bytes(), "cpu"), DIGITS)
+    found = measure_members({"a": subject}, np.zeros((3, 8, 8), np.uint8), (2,), stopwatch=stopwatch)
+    (entry,) = found.members["a"]
+    assert (entry.latency_s.median, entry.overhead_s, entry.prepare_s, entry.gain_s) == (1, 2, 1, 2)
+    assert found.latencies()["a"][0].gain_s == 2
+
+
 def test_memory_and_energy_are_known_or_none() -> None:
     assert (peak_bytes() or 2**30) > 2**20
     assert (energy_j() or 0) >= 0
