@@ -88,6 +88,16 @@ class TorchNetwork:
         save(model, path)
 
 
+def check_device(device: str) -> None:
+    """Refuse what is not there.
+
+    Raises:
+        InvalidInput: "cuda", where torch finds no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("device 'cuda': torch finds no CUDA device here; use --device cpu")
+
+
 def open_module(module: nn.Module, preprocess: Preprocess, device: str, source: str) -> TorchNetwork:
     """Make a classifier ready, and count what it costs.
 
@@ -100,8 +110,7 @@ def open_module(module: nn.Module, preprocess: Preprocess, device: str, source: 
     Raises:
         InvalidInput: The device is not there, or the module does not answer with logits.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput("device 'cuda': torch finds no CUDA device here; use --device cpu")
+    check_device(device)
     module = module.eval().requires_grad_(False).to("cpu")
     sample = torch.zeros(1, *preprocess.shape)
     macs, logits = _run_counted(module, sample, source)

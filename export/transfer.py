@@ -16,6 +16,7 @@ from encas.data import LabelledImages, open_images
 from encas.errors import InvalidInput
 from encas.export.recorder import record
 from encas.export.source import MemberSpec
+from encas.export.torch_network import check_device
 from encas.files import locked, read_model, remove_leftovers, replaced, write_bytes, write_model
 from encas.pool import Pool
 from encas.preprocess import Preprocess
@@ -67,6 +68,7 @@ def transfer(
         Diverged: Training lost its way.
         LostProcess: One of several processes died.
     """
+    check_device(device)
     run = Path(run)
     splits = _Splits.open(config, Path(data))
     weights = [Path(data) / name for name in config.all_weights if name is not None]

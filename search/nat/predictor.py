@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 Genes = NDArray[np.int64]  # (p, g)
 Numbers = NDArray[np.float64]
@@ -41,7 +42,10 @@ class Predictor:
         if len(_different(genes)) < 3:
             raise ValueError("a predictor needs at least 3 different architectures")
         subsets = [_draw_genes(genes, rng) for _ in range(n_members)]
-        return cls([_Member.fit(used, genes[:, used], values) for used in subsets], n_genes)
+        # Hundreds of small systems: threads of the library would wait for each other within each of them.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor() as threads:
+            members = threads.map(lambda used: _Member.fit(used, genes[:, used], values), subsets)
+            return cls(list(members), n_genes)
 
     def predict(self, genes: Genes | Singles) -> Numbers:
         """(p,) predictions for (p, g) genes; members that give no number count for nothing."""

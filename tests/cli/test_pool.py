@@ -280,9 +280,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_ctrl_c_stops_with_one_line_and_keeps_what_was_done(digits_files: Path, tmp_path: Path) -> None:
     preprocess = yaml.safe_load((digits_files / "preprocess.yml").read_text())
     members = [
-        # Each prepares images in its own way, so that each is recorded by itself.
-        {"source": f"onnx:networks/{name}.onnx", "preprocess": {**preprocess, "divisor": 255.0 + j}}
-        for j, name in enumerate(NAMES)
+        # Each prepares images in its own way, so that each is recorded by itself; so many that a busy machine
+        # does not record them all before the signal arrives.
+        {
+            "name": f"{name}-{j}",
+            "source": f"onnx:networks/{name}.onnx",
+            "preprocess": {**preprocess, "divisor": 255.0 + j},
+        }
+        for j in range(10)
+        for name in NAMES
     ]
     (digits_files / "m.yml").write_text(yaml.safe_dump(members))
     pool = tmp_path / "pool"
@@ -297,6 +303,6 @@ def test_ctrl_c_stops_with_one_line_and_keeps_what_was_done(digits_files: Path, 
     assert process.returncode == 1
     assert stderr.splitlines()[-1].startswith("encas: stopped; nothing half-written is left")
     assert "Traceback" not in stderr
-    assert 0 < len(Pool.open(pool).names) < len(NAMES)
+    assert 0 < len(Pool.open(pool).names) < len(members)
     assert Pool.open(pool).problems() == []
     assert list(pool.rglob(".*")) == []

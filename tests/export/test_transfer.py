@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("pymoo")
 
 from PIL import Image as pillow
@@ -196,6 +196,13 @@ def test_what_is_wrong_with_the_images_is_told_before_the_work(data: Path, tmp_p
     with pytest.raises(InvalidInput, match=r"data\.train: has 10 classes, the configuration says 7"):
         transfer(other, run, pool, data=data)
     assert not run.exists() and not pool.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_a_device_that_is_not_there_is_told_before_the_work(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="torch finds no CUDA device here; use --device cpu"):
+        transfer(config(), tmp_path / "run", tmp_path / "pool", data=data, device="cuda")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_another_configuration_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
