@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("pymoo")
 
+import torch
 from PIL import Image as pillow
 
 from encas.errors import InvalidInput
