@@ -3,7 +3,7 @@
 import csv
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from encas.errors import InvalidInput
 from encas.export.recorder import record
 from encas.export.source import MemberSpec
 from encas.export.torch_network import check_device
-from encas.files import locked, read_model, remove_leftovers, replaced, write_bytes, write_model
+from encas.files import FileModel, locked, read_model, remove_leftovers, replaced, write_bytes, write_model
 from encas.pool import Pool
 from encas.preprocess import Preprocess
 from encas.runtime import decode
@@ -72,6 +72,9 @@ def transfer(
     run = Path(run)
     splits = _Splits.open(config, Path(data))
     weights = [Path(data) / name for name in config.all_weights if name is not None]
+    most = max(_batch_sizes(config), default=0)
+    if most > len(splits.train):
+        raise InvalidInput(f"data.train: has {len(splits.train)} images, a batch of {most} is wanted")
     for file in weights:
         if not file.is_file():
             raise InvalidInput(f"{file}: no such file of weights; 'encas nat weights' says where they are")
@@ -83,6 +86,7 @@ def transfer(
     with locked(run), gathered(processes, others, device) as team:
         _check_shares(config, team.size)  # torchrun says how many
         _check_config(config, run)
+        _check_same_images(splits, run)
         remove_leftovers(run)
         batches = partial(splits.batches, share=Share(team.rank, team.size), workers=workers)
         search = Transfer(config, run, splits.judge(), batches, weights, device, phase, team)
@@ -131,9 +135,10 @@ class _Splits:
         if counts.min() < 2:
             label = int(counts.argmin())
             which = train.classes[label] if train.classes else str(label)
-            raise InvalidInput(
-                f"{data.train.path}: class '{which}' has {counts[label]} images; training needs at least 2"
-            )
+            n_found = "no image" if counts[label] == 0 else "1 image"
+            raise InvalidInput(f"{data.train.path}: class '{which}' has {n_found}; training needs at least 2")
+        for name, images in recorded.items():
+            _check_no_class_is_empty(name, images)
         return cls(config, train, recorded)
 
     @property
@@ -209,9 +214,23 @@ def _opened(images: Images, folder: Path) -> LabelledImages:
 
 def _check_shares(config: NatConfig, processes: int) -> None:
     """Check now what would stop the run later."""
-    batches = [config.start.batch] if config.start else []
-    for batch in [*batches, *([config.loop.batch] if config.loop.epochs > 0 else [])]:
+    for batch in _batch_sizes(config):
         Share(0, processes).rows(batch)
+
+
+def _batch_sizes(config: NatConfig) -> list[int]:
+    start = [config.start.batch] if config.start else []
+    return [*start, *([config.loop.batch] if config.loop.epochs > 0 else [])]
+
+
+def _check_no_class_is_empty(name: str, images: LabelledImages) -> None:
+    """Folders of classes that hold nothing are somebody's slip; lists of files may lack classes."""
+    if images.classes is None or isinstance(images.images, np.ndarray):
+        return
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    if counts.min() == 0:
+        which = images.classes[int(counts.argmin())]
+        raise InvalidInput(f"data.{name}: class '{which}' has no image; each class of train needs one")
 
 
 def _check_classes(name: str, images: LabelledImages, n_classes: int) -> None:
@@ -221,13 +240,41 @@ def _check_classes(name: str, images: LabelledImages, n_classes: int) -> None:
 
 
 def _check_config(config: NatConfig, run: Path) -> None:
-    """Keep the configuration with the run, and refuse to go on with another."""
+    """Keep the configuration with the run, and refuse to go on with another; see `_but_iterations`."""
     file = run / "config.json"
-    if file.exists() and read_model(file, NatConfig) != config:
+    before = read_model(file, NatConfig) if file.exists() else config
+    unfinished = not (run / "supernet").exists()
+    if before != config and not (unfinished and _but_iterations(before) == _but_iterations(config)):
         raise InvalidInput(
             f"{run}: is a run of another configuration ({file}); name another folder with --run"
         )
     write_model(file, config)
+
+
+def _but_iterations(config: NatConfig) -> NatConfig:
+    """Leave out what may be changed until the weights of the last iterations have been averaged."""
+    if config.loop.cosine == "once":  # each training depends on how many there are
+        return config
+    return config.model_copy(update={"loop": config.loop.model_copy(update={"iterations": 1})})
+
+
+class SeenImages(FileModel):
+    """`images.json`: what a run was made on, see `LabelledImages.fingerprint`."""
+
+    sha256: Mapping[str, str]  # by split
+
+
+def _check_same_images(splits: _Splits, run: Path) -> None:
+    """Keep the images' digests with the run, and refuse to go on with others."""
+    file = run / "images.json"
+    named = {"train": splits.train, **splits.recorded}
+    seen = SeenImages(sha256={name: images.fingerprint() for name, images in named.items()})
+    if file.exists():
+        before = read_model(file, SeenImages).sha256
+        other = next((name for name in seen.sha256 if before.get(name) != seen.sha256[name]), None)
+        if other is not None:
+            raise InvalidInput(f"{run}: was made on other images for {other}; name another folder with --run")
+    write_model(file, seen)
 
 
 def _check_pool(pool: Path, splits: _Splits) -> None:
@@ -238,11 +285,16 @@ def _check_pool(pool: Path, splits: _Splits) -> None:
     if known.n_classes != n_classes:
         raise InvalidInput(f"{pool}: has {known.n_classes} classes, the configuration says {n_classes}")
     for name, images in splits.recorded.items():
-        if name in known.file.splits and not np.array_equal(known.labels(name), images.labels):
+        if name not in known.file.splits:
+            continue
+        if not np.array_equal(known.labels(name), images.labels):
             raise InvalidInput(
                 f"{pool}: split '{name}' has other labels ({known.split(name).n} samples, here "
                 f"{len(images)}); name another pool with --pool"
             )
+        data = known.split(name).data
+        if data is not None and data.sha256 not in (None, images.fingerprint()):
+            raise InvalidInput(f"{pool}: split '{name}' has other images; name another pool with --pool")
 
 
 def _places(run: Path, population: Population) -> list[Path]:

@@ -109,7 +109,8 @@ class Final(FileModel):
     """What becomes members of the pool."""
 
     front: Literal["all", "last"] = "all"  # of what all iterations evaluated, or the last one
-    networks: int = Field(default=50, ge=1)  # at most: the front, then what only it dominates, and so on
+    # At most: the cheapest and the dearest, the front of the rest, then what only that dominates, and so on.
+    networks: int = Field(default=50, ge=2)
     calibration_images: int = Field(default=13_824, ge=2)
 
 

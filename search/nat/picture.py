@@ -53,10 +53,10 @@ def draw(rounds: Sequence[Round], archive: Sequence[Evaluation], path: Path) -> 
 
 def _draw_last(axes: Any, found: Evaluated, archive: Sequence[Evaluation], iteration: int) -> None:
     macs, errors = _points(found.evaluations)
+    axes.scatter(macs, errors, s=16, color=_LAST, linewidths=0, label=f"iteration {iteration} ({len(macs)})")
     macs, errors = _points(archive)
     front = non_dominated(np.column_stack([errors, macs]))
     front = front[np.argsort(macs[front])]
-    axes.scatter(macs, errors, s=16, color=_LAST, linewidths=0, label=f"iteration {iteration} ({len(macs)})")
     axes.step(
         macs[front],
         errors[front],
@@ -66,7 +66,7 @@ def _draw_last(axes: Any, found: Evaluated, archive: Sequence[Evaluation], itera
         label=f"front of the archive ({len(front)})",
     )
     axes.set_title("Networks that were evaluated")
-    axes.legend(loc="upper right")
+    axes.legend(loc="best")
 
 
 def _draw_guesses(axes: Any, rounds: Sequence[Round], shades: Any) -> None:

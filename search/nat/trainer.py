@@ -84,8 +84,7 @@ class Progress:
 def in_words(progress: Progress) -> str:
     """Say how training goes."""
     words = [
-        f"{f'{one.name}: ' if one.name else ''}loss {one.loss:.3f}, {100 * one.accuracy:.1f} %"
-        for one in progress.recent
+        f"{one.name or 'loss'} {one.loss:.2f}, {100 * one.accuracy:.1f} %" for one in progress.recent
     ] or [f"loss {progress.loss:.3f}"]
     return "; ".join([*words, *([f"{progress.skipped} skipped"] if progress.skipped else [])])
 

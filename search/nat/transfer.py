@@ -235,7 +235,7 @@ class Transfer:
             names = " and ".join(space.name for space in self.population.spaces)
             raise InvalidInput(
                 f"{self.folder}: iteration {iteration} found nothing new; the space of {names} is "
-                "searched well enough: lower loop.iterations"
+                f"searched well enough: set loop.iterations to {iteration - 1} and go on"
             )
         return Candidates(genes=tuple(texts(genes)), guessed_errors=tuple(objectives[:, 0].tolist()))
 
@@ -258,14 +258,16 @@ class Transfer:
             return read_model(place / "evaluated.json", Evaluated)
         trained_s = time.monotonic()
         advance = self.phase(f"iteration {iteration}: evaluating", len(chosen.genes))
-        found = []
-        for genes in chosen.genes:
-            which, arch = self.population.arch(numbers(genes))
+        found: dict[str, Evaluation] = {}
+        archs = {genes: self.population.arch(numbers(genes)) for genes in chosen.genes}
+        # One resolution after the other: images are kept for some of them only.
+        for genes in sorted(archs, key=lambda genes: archs[genes][1].resolution):
+            which, arch = archs[genes]
             error, macs = self.judge.objectives(supernets[which], arch)
-            found.append(Evaluation(genes=genes, error=error, macs=macs))
+            found[genes] = Evaluation(genes=genes, error=error, macs=macs)
             advance(1, f"accuracy {1 - error:.3f} at {macs / 1e6:.4g} MMACs")
         evaluated = Evaluated(
-            evaluations=tuple(found),
+            evaluations=tuple(found[genes] for genes in chosen.genes),
             train_s=trained_s - started_s,
             evaluate_s=time.monotonic() - trained_s,
         )

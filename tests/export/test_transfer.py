@@ -1,6 +1,7 @@
 """From a supernetwork and images to a pool."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image as pillow
 
 from encas.errors import InvalidInput
 from encas.export import merge
-from encas.export.transfer import _opened, transfer
+from encas.export.transfer import _check_config, _check_same_images, _opened, _Splits, transfer
 from encas.pool import Pool
 from encas.search.nat.config import Images, NatConfig
 from encas.search.nat.trainer import Schedule
@@ -191,7 +192,7 @@ def test_what_is_wrong_with_the_images_is_told_before_the_work(data: Path, tmp_p
     with pytest.raises(InvalidInput, match=r"train\.npz: no such file or folder"):
         transfer(config(), run, pool, data=tmp_path)
     few = config(data={**config().data.model_dump(), "train": {"path": "train.npz", "rows": ":12"}})
-    with pytest.raises(InvalidInput, match=r"train\.npz: class '\d' has 1 images; training needs at least 2"):
+    with pytest.raises(InvalidInput, match=r"train\.npz: class '\d' has 1 image; training needs at least 2"):
         transfer(few, run, pool, data=data)
     other = config(data={**config().data.model_dump(), "classes": 7})
     with pytest.raises(InvalidInput, match=r"data\.train: has 10 classes, the configuration says 7"):
@@ -204,6 +205,32 @@ def test_a_device_that_is_not_there_is_told_before_the_work(data: Path, tmp_path
     with pytest.raises(InvalidInput, match="torch finds no CUDA device here; use --device cpu"):
         transfer(config(), tmp_path / "run", tmp_path / "pool", data=data, device="cuda")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_more_images_than_there_are_is_told_before_the_work(data: Path, tmp_path: Path) -> None:
+    large = config(loop={**config().loop.model_dump(), "epochs": 0.1, "batch": 301})
+    with pytest.raises(InvalidInput, match=r"data\.train: has \d+ images, a batch of 301 is wanted"):
+        transfer(large, tmp_path / "run", tmp_path / "pool", data=data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_images_are_not_gone_on_with(data: Path, tmp_path: Path) -> None:
+    splits = _Splits.open(config(), data)
+    (tmp_path / "run").mkdir()
+    _check_same_images(splits, tmp_path / "run")
+    _check_same_images(splits, tmp_path / "run")
+    turned = replace(splits.train, images=np.asarray(splits.train.images)[:, ::-1])
+    with pytest.raises(InvalidInput, match="run: was made on other images for train"):
+        _check_same_images(replace(splits, train=turned), tmp_path / "run")
+
+
+def test_the_number_of_iterations_may_change_until_the_run_is_finished(tmp_path: Path) -> None:
+    longer = config(loop={**config().loop.model_dump(), "iterations": 9})
+    _check_config(config(), tmp_path)
+    _check_config(longer, tmp_path)
+    (tmp_path / "supernet").mkdir()
+    with pytest.raises(InvalidInput, match="is a run of another configuration"):
+        _check_config(config(), tmp_path)
 
 
 def test_a_run_of_another_configuration_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
@@ -260,7 +287,7 @@ def of_pictures() -> NatConfig:
             "surrogate_evaluations": 300,
             "predictor_members": 3,
         },
-        final={"networks": 1},
+        final={"networks": 2},
     )
 
 
@@ -282,8 +309,16 @@ def test_a_damaged_image_is_told_before_the_training(pictures: Path, place: str)
 def test_empty_classes_are_told_before_the_training(pictures: Path) -> None:
     for file in (pictures / "train/cat").iterdir():
         file.unlink()
-    with pytest.raises(InvalidInput, match="train: class 'cat' has 0 images; training needs at least 2"):
+    with pytest.raises(InvalidInput, match="train: class 'cat' has no image; training needs at least 2"):
         transfer(of_pictures(), pictures / "run", pictures / "pool", data=pictures)
+
+
+def test_an_empty_class_of_val_is_told_before_the_training(pictures: Path) -> None:
+    for file in (pictures / "val/dog").iterdir():
+        file.unlink()
+    with pytest.raises(InvalidInput, match=r"data\.val: class 'dog' has no image"):
+        transfer(of_pictures(), pictures / "run", pictures / "pool", data=pictures)
+    assert not (pictures / "run").exists()
 
 
 def test_so_many_of_each_class_are_taken(data: Path) -> None:

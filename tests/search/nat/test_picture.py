@@ -19,6 +19,18 @@ def a_round(guessed: bool, seed: int) -> Round:
 
 
 @pytest.mark.slow
+def test_only_the_last_iteration_has_its_colour_when_the_archive_grows(tmp_path: Path) -> None:
+    rounds = [a_round(i > 0, i) for i in range(5)]
+    orange = []
+    for archive in (rounds[-1][1].evaluations[:1], [one for _, found in rounds for one in found.evaluations]):
+        draw(rounds, [*archive], tmp_path / "a.png")
+        picture = np.asarray(pillow.open(tmp_path / "a.png").convert("RGB"))[:, :600]
+        orange.append(int((picture == (0xD5, 0x5E, 0x00)).all(axis=2).sum()))
+    alone, grown = orange
+    assert grown < alone + 1600  # a longer line of the front, but not 32 more dots of about 200 pixels
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 31])
 def test_it_has_two_panels_and_the_same_bytes_each_time(tmp_path: Path, n: int) -> None:
     rounds = [a_round(i > 0, i) for i in range(n)]

@@ -168,7 +168,7 @@ def test_what_is_shown_is_the_mean_over_the_last_fifty_steps_of_each_network(dig
 
     told: list[Progress] = []
     trainer(digits, 60, Known([SPACE.smallest])).run(tell=told.append)
-    assert in_words(told[0]) == "largest: loss 0.000, 50.0 %; smallest: loss 0.000, 25.0 %"
+    assert in_words(told[0]) == "largest 0.00, 50.0 %; smallest 0.00, 25.0 %"
     largest, smallest = told[56].recent
     assert (largest.loss, smallest.loss) == (31.5, 63.0)
     assert told[57].recent == told[56].recent
