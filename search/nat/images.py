@@ -175,19 +175,12 @@ class RandomlyTransformed:
             collate_fn=_as_it_is,
             generator=torch.Generator(),  # the loader draws from it, and must not from the common one
         )
-        try:
+        with worker_deaths_told():
             for drawn in loader:
                 if isinstance(drawn, str):
                     raise InvalidInput(drawn)
                 pixels, labels = drawn
                 yield self._scale(torch.from_numpy(pixels)), torch.from_numpy(labels)
-        except RuntimeError as error:
-            if self._workers == 0:
-                raise
-            raise InvalidInput(
-                "training images: a process that prepares them ended, perhaps for want of memory; "
-                f"use fewer than {self._workers} --workers"
-            ) from error
 
     def draw(self, index: int, resolution: int) -> tuple[Tensor, Tensor]:
         """(b, 3, resolution, resolution) images and (b,) labels."""
@@ -205,6 +198,24 @@ class RandomlyTransformed:
         with _own_chance((*self._chance, index)):
             images = [transform(decode(image).convert("RGB")) for image in next(part.batches(len(part)))]
         return np.stack([np.asarray(image) for image in images]), part.labels
+
+
+@contextmanager
+def worker_deaths_told() -> Iterator[None]:
+    """Say in one line that a process which prepares images died; torch says so wherever the program is then.
+
+    Raises:
+        InvalidInput: One died within the block.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InvalidInput(
+            "training images: a process that prepares them ended, perhaps for want of memory; "
+            "use fewer --workers"
+        ) from error
 
 
 @dataclass(frozen=True)

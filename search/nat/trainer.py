@@ -16,7 +16,7 @@ from torch import Tensor
 
 from encas.errors import EncasError, InvalidInput
 from encas.search.nat.channels import sort_channels
-from encas.search.nat.images import Batches, Wanted
+from encas.search.nat.images import Batches, Wanted, worker_deaths_told
 from encas.search.nat.network import BatchNorm
 from encas.search.nat.recipes import Recipe, Seen, Step
 from encas.search.nat.supernet import Supernet
@@ -144,7 +144,7 @@ class Trainer:
 
         Raises:
             Diverged: Ten steps in a row had no finite loss.
-            InvalidInput: The checkpoint is of another network.
+            InvalidInput: The checkpoint is of another network, or a process that prepares images died.
         """
         first = self._team.rank == 0
         if first and checkpoint is not None and checkpoint.exists():
@@ -152,12 +152,13 @@ class Trainer:
         self._agree()
         kept_s = clock()
         n_steps = self._settings.schedule.n_steps
-        for images, labels in self._batches.stream(self._wanted()):
-            loss = self._one_step(images, labels)
-            tell(Progress(self.step, n_steps, loss, self.skipped, self._means()))
-            if first and checkpoint is not None and (clock() - kept_s >= every_s or self.step == n_steps):
-                self.save(checkpoint)
-                kept_s = clock()
+        with worker_deaths_told():
+            for images, labels in self._batches.stream(self._wanted()):
+                loss = self._one_step(images, labels)
+                tell(Progress(self.step, n_steps, loss, self.skipped, self._means()))
+                if first and checkpoint is not None and (clock() - kept_s >= every_s or self.step == n_steps):
+                    self.save(checkpoint)
+                    kept_s = clock()
 
     def save(self, path: Path) -> None:
         """Write weights, momentum and where training is."""

@@ -1,5 +1,6 @@
 """Training: it learns, goes on where it was stopped, and says when it lost its way."""
 
+import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from encas.data import LabelledImages
 from encas.errors import InvalidInput
 from encas.search.nat.calibrate import answers
-from encas.search.nat.images import CroppedAndFlipped, Pixels, Scale
+from encas.search.nat.images import CroppedAndFlipped, Pixels, RandomlyTransformed, Scale
 from encas.search.nat.recipes import Plain, Recipe, Sandwich, Seen, Step, at
 from encas.search.nat.space import Arch
 from encas.search.nat.spaces import SPACES
@@ -207,3 +209,19 @@ def test_a_plain_step_trains_one_of_the_candidates() -> None:
     candidates = [SPACE.sample(rng) for _ in range(3)]
     drawn = [Plain(candidates).archs(Step(i, 30, np.random.default_rng(i))) for i in range(30)]
     assert {arch for archs in drawn for arch in archs} == set(candidates)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_a_step_runs_is_one_line(digits: Pixels) -> None:
+    images = LabelledImages(digits.images, digits.labels, None)
+    batches = RandomlyTransformed(images, SCALE, 8, seed=1, workers=2)
+    sandwich = Sandwich(SPACE, 10, "alpha", growing=((1.0, 16),))
+    training = Trainer(supernet(), sandwich, batches, Settings(Schedule(0.05, 10_000), seed=1))
+
+    def kill_workers(_progress: Progress) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()  # its end is told to torch's handler before the next step
+
+    with pytest.raises(InvalidInput, match="a process that prepares them ended"):
+        training.run(tell=kill_workers)
