@@ -137,8 +137,9 @@ class _Splits:
             which = train.classes[label] if train.classes else str(label)
             n_found = "no image" if counts[label] == 0 else "1 image"
             raise InvalidInput(f"{data.train.path}: class '{which}' has {n_found}; training needs at least 2")
-        for name, images in recorded.items():
-            _check_no_class_is_empty(name, images)
+        for name, wanted in named.items():
+            if (folder / wanted.path).is_dir() and wanted.rows == ":" and wanted.per_class is None:
+                _check_no_class_is_empty(name, recorded[name])
         return cls(config, train, recorded)
 
     @property
@@ -224,7 +225,7 @@ def _batch_sizes(config: NatConfig) -> list[int]:
 
 
 def _check_no_class_is_empty(name: str, images: LabelledImages) -> None:
-    """Folders of classes that hold nothing are somebody's slip; lists of files may lack classes."""
+    """Folders of classes that hold nothing are somebody's slip; lists, arrays and slices may lack classes."""
     if images.classes is None or isinstance(images.images, np.ndarray):
         return
     counts = np.bincount(images.labels, minlength=len(images.classes))

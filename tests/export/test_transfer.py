@@ -321,6 +321,14 @@ def test_an_empty_class_of_val_is_told_before_the_training(pictures: Path) -> No
     assert not (pictures / "run").exists()
 
 
+def test_a_list_for_val_may_lack_a_class(pictures: Path) -> None:
+    file = next((pictures / "val/cat").iterdir())
+    (pictures / "val.csv").write_text(f"file,class_index\n{file},0\n")
+    listed = of_pictures()
+    data = listed.data.model_copy(update={"val": Images(path="val.csv")})
+    assert len(_Splits.open(listed.model_copy(update={"data": data}), pictures).recorded["val"]) == 1
+
+
 def test_so_many_of_each_class_are_taken(data: Path) -> None:
     images = _opened(Images(path="train.npz", shuffled_by=3, per_class=2), data)
     assert np.bincount(images.labels).tolist() == [2] * 10
