@@ -1,3 +1,7 @@
+import io
+import re
+import sys
+
 import pytest
 
 from encas.cli.output import print_table, print_times, progress, seconds_text
@@ -67,3 +71,23 @@ def test_a_machine_that_is_not_quiet_is_told_of(capsys: pytest.CaptureFixture[st
     assert captured.err.startswith(
         "measuring: the machine was not quiet: medians moved by up to 50 % (b, batch 1)"
     )
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_80_columns_the_bar_cuts_only_the_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for name, value in (("COLUMNS", "80"), ("TERM", "xterm-256color")):
+        monkeypatch.setenv(name, value)
+    with progress("iteration 3: training", 3744) as advance:
+        advance(3000, "largest 0.88, 75.9 %; smallest 1.18, 63.0 %; 3 skipped")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", plain) if "3000/3744" in line]
+    assert lines and max(len(line) for line in lines) <= 80
+    assert re.search(r"3000/3744 +(--:--|\d\d:\d\d) largest 0.88, 75.9 %; ", lines[-1]) and "…" in lines[-1]
