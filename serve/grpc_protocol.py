@@ -8,7 +8,7 @@ import numpy as np
 
 from encas.errors import InvalidInput
 from encas.serve.grpc_messages import message
-from encas.serve.protocol import InferRequest
+from encas.serve.protocol import InferRequest, check_outputs
 from encas.serve.tensor import DTYPES, Tensor, from_raw, to_raw
 
 # Datatype -> the field of the contents that holds its numbers.
@@ -25,19 +25,15 @@ def read_request(request: Any, *, input_name: str, output_names: Sequence[str]) 
     if [tensor.name for tensor in request.inputs] != [input_name]:
         found = ", ".join(repr(tensor.name[:40]) for tensor in request.inputs[:5]) or "none"
         raise InvalidInput(f"inputs: exactly one, named '{input_name}', is needed; found {found}")
-    wanted: dict[str, bool] = {}
-    top: dict[str, int] = {}
-    for output in request.outputs:
-        place = f"output {output.name[:40]!r}"
-        if output.name not in output_names:
-            raise InvalidInput(f"{place}: unknown; this model has {', '.join(output_names)}")
-        if output.name in wanted:
-            raise InvalidInput(f"{place}: named twice")
-        wanted[output.name] = True
-        if "classification" in output.parameters:
-            top[output.name] = _count(output.parameters["classification"], place)
+    wanted = [output.name for output in request.outputs]
+    check_outputs(wanted, output_names)
+    top = {
+        output.name: _count(output.parameters["classification"], f"output {output.name!r}")
+        for output in request.outputs
+        if "classification" in output.parameters
+    }
     tensor = _tensor(request.inputs[0], list(request.raw_input_contents))
-    return InferRequest(request.id or None, tensor, wanted or dict.fromkeys(output_names, True), top)
+    return InferRequest(request.id or None, tensor, dict.fromkeys(wanted or output_names, True), top)
 
 
 def write_response(request: InferRequest, name: str, version: str, outputs: Mapping[str, Tensor]) -> Any:

@@ -236,17 +236,28 @@ def _tensor(entry: RequestInput, raw: bytes | None) -> Tensor:
     return from_raw(entry.name, entry.datatype, entry.shape, raw)
 
 
+def check_outputs(wanted: Sequence[str], known: Sequence[str]) -> None:
+    """Check the names of the outputs that a request asks for.
+
+    Raises:
+        InvalidInput: The model has no such output, or one is named twice.
+    """
+    for index, name in enumerate(wanted):
+        place = f"output {name[:40]!r}"
+        if name not in known:
+            raise InvalidInput(f"{place}: unknown; this model has {', '.join(known)}")
+        if name in wanted[:index]:
+            raise InvalidInput(f"{place}: named twice")
+
+
 def _wanted(request: RequestBody, output_names: Sequence[str]) -> dict[str, bool]:
     default = _flag(request.parameters, "binary_data_output", "request", default=False)
     if not request.outputs:
         return dict.fromkeys(output_names, default)
+    check_outputs([output.name for output in request.outputs], output_names)
     wanted: dict[str, bool] = {}
     for output in request.outputs:
-        place = f"output {output.name[:40]!r}"
-        if output.name not in output_names:
-            raise InvalidInput(f"{place}: unknown; this model has {', '.join(output_names)}")
-        if output.name in wanted:
-            raise InvalidInput(f"{place}: named twice")
+        place = f"output {output.name!r}"
         if "shared_memory_region" in (output.parameters or {}):
             raise InvalidInput(f"{place}: shared memory is not supported; the data comes with the answer")
         wanted[output.name] = _flag(output.parameters, "binary_data", place, default=default)
