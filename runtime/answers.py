@@ -16,7 +16,7 @@ from encas.data import IMAGE_SUFFIXES, image_files
 from encas.errors import EncasError, InvalidInput
 from encas.files import FileModel, replaced
 from encas.runtime.executor import CascadeExecutor
-from encas.runtime.images import decode
+from encas.runtime.images import AnyImage, decode
 
 
 class Answered(FileModel):
@@ -111,6 +111,14 @@ def answers_file(path: Path | None) -> Iterator[Callable[[Iterable[Row]], None]]
 
 
 def _answer(executor: CascadeExecutor, files: Sequence[Path]) -> list[Row]:
+    try:
+        return list(_rows(executor, files, files))  # files are decoded by several threads
+    except InvalidInput:
+        return _answer_readable(executor, files)
+
+
+def _answer_readable(executor: CascadeExecutor, files: Sequence[Path]) -> list[Row]:
+    """Find out one by one which files cannot be read, and answer the others."""
     readable: list[pillow.Image] = []
     errors: dict[int, str] = {}
     for index, file in enumerate(files):
@@ -125,7 +133,7 @@ def _answer(executor: CascadeExecutor, files: Sequence[Path]) -> list[Row]:
     ]
 
 
-def _rows(executor: CascadeExecutor, files: Sequence[Path], images: list[pillow.Image]) -> Iterator[Answered]:
+def _rows(executor: CascadeExecutor, files: Sequence[Path], images: Sequence[AnyImage]) -> Iterator[Answered]:
     answers = executor.run(images)
     for row, file in enumerate(files):
         yield Answered(

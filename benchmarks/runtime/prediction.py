@@ -11,6 +11,7 @@ cascades each, batches of 1, 8 and 32; about five minutes, half of them for reco
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,11 +62,11 @@ def random_cascade(pool: Pool, rng: np.random.Generator) -> Cascade:
             return cascade
 
 
-def whole_bundle(real: RealPool, folder: Path) -> Bundle:
-    """All members, exported once; cascades are then made of them."""
-    stages = [Stage(member=name, threshold=1.0) for name in real.pool.names]
+def bundle_of(pool: Pool, names: Sequence[str], folder: Path) -> Bundle:
+    """Members, exported once; cascades are then made of them."""
+    stages = [Stage(member=name, threshold=1.0) for name in names]
     stages[-1] = stages[-1].model_copy(update={"threshold": None})
-    return export(Cascade(stages=tuple(stages)), real.pool, folder, allow_code=True, samples=8)
+    return export(Cascade(stages=tuple(stages)), pool, folder, allow_code=True, samples=8)
 
 
 def compare(name: str, real: RealPool, folder: Path, options: argparse.Namespace) -> list[Compared]:
@@ -80,8 +81,8 @@ def compare(name: str, real: RealPool, folder: Path, options: argparse.Namespace
         f"{name}: noise of the members' medians {np.median(noise):.1%}, at most {max(noise):.1%}", flush=True
     )
     rng = np.random.default_rng(options.seed)
-    bundle = whole_bundle(real, folder / f"{name}-bundle")
-    images = real.images[::2]  # those of val
+    bundle = bundle_of(pool, pool.names, folder / f"{name}-bundle")
+    images = real.val
     compared = []
     for _ in range(options.cascades):
         cascade = random_cascade(pool, rng)
@@ -142,7 +143,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--pools", nargs="+", choices=sorted(POOLS), default=sorted(POOLS))
+    parser.add_argument("--pools", nargs="+", choices=sorted(POOLS), default=["cifar10", "photographs"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--cascades", type=int, default=15, help="of each pool")
     parser.add_argument("--rounds", type=int, default=50, help="calls of each member at each batch size")

@@ -10,21 +10,25 @@ from pathlib import Path
 
 import numpy as np
 
+from encas.data import open_images
 from encas.export import MemberSpec, record
+from encas.export.source import open_network
 from encas.pool import Pool
 from encas.preprocess import Preprocess
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 RAW = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "divisor": 1}
+SIDES = (96, 128, 160, 192, 224, 256)
 
 
 @dataclass(frozen=True)
 class RealPool:
-    """A pool with splits `val` and `test`, and all images in the order of both."""
+    """A pool with splits `val` and `test`, and the images of both."""
 
     pool: Pool
-    images: Sequence[Path] | np.ndarray  # even ones are val, odd ones test
+    val: Sequence[Path] | np.ndarray
+    test: Sequence[Path] | np.ndarray
 
 
 def cifar10(folder: Path, data: Path, n: int = 2000) -> RealPool:
@@ -41,27 +45,67 @@ def cifar10(folder: Path, data: Path, n: int = 2000) -> RealPool:
                 source=f"onnx:{path}", name=path.stem, preprocess=Preprocess(size=(32, 32), **statistics)
             )
         )
-    return RealPool(_recorded(folder / "cifar10-pool", specs, file), images[:n])
+    return RealPool(_recorded(folder / "cifar10-pool", specs, file), images[:n:2], images[1:n:2])
 
 
 def photographs(folder: Path, data: Path) -> RealPool:
     """Six MobileNets and three EfficientNet-Lites of 14 to 860 MMACs on 1,000 photographs."""
+    csv, specs = _photographs(folder, data), _nine_networks(data)
+    pool = _recorded(folder / "photographs-pool", specs, csv, classes=[str(j) for j in range(1000)])
+    return _with_photographs(pool, csv)
+
+
+def variants(folder: Path, data: Path) -> RealPool:
+    """The same nine networks at six input sides each, 8 to 830 MMACs; ten minutes to record."""
+    csv, specs = _photographs(folder, data), []
+    for spec in _nine_networks(data):
+        usual = open_network(spec)
+        for side in SIDES:
+            sized = usual.preprocess.model_copy(update={"size": (side, side)})
+            file = folder / "variants" / f"{spec.name}@{side}.onnx"
+            if not file.is_file():
+                file.parent.mkdir(exist_ok=True)
+                open_network(spec.model_copy(update={"preprocess": sized})).write_onnx(file)
+            specs.append(MemberSpec(source=f"onnx:{file}", name=file.stem, preprocess=sized))
+    pool = _recorded(folder / "variants-pool", specs, csv, classes=[str(j) for j in range(1000)])
+    return _with_photographs(pool, csv)
+
+
+def recorded(folder: Path) -> RealPool:
+    """A pool that is there, with splits val and test whose images are there."""
+    pool = Pool.open(folder)
+    data = {split: pool.split(split).data for split in ("val", "test")}
+    val, test = (
+        open_images(pool.path / data[split].path).rows(data[split].rows).images for split in ("val", "test")
+    )
+    return RealPool(pool, val, test)
+
+
+def _photographs(folder: Path, data: Path) -> Path:
+    """Unpack them, and name the list of their classes."""
     with tarfile.open(data / "imagenet/photographs.tar") as tar:
         tar.extractall(folder / "photographs", filter="data")
     (csv,) = (folder / "photographs").rglob("labels.csv")
+    return csv
+
+
+def _nine_networks(data: Path) -> list[MemberSpec]:
     os.environ["ENCAS_TEST_IMAGENET"] = str(data / "imagenet")  # where the two modules find their weights
     sys.path[:0] = [str(Path(__file__).parents[2] / "tests/real"), str(Path(__file__).parent)]
     names = sorted(
         p.name.removesuffix("_int8.npz") for p in (data / "imagenet/mobilenets").glob("*_int8.npz")
     )
     specs = [MemberSpec(source=f"torch:photograph_networks:{name}", name=name) for name in names]
-    specs += [MemberSpec(source=f"torch:lite_networks:lite{i}", name=f"lite{i}") for i in range(3)]
-    pool = _recorded(folder / "photographs-pool", specs, csv, classes=[str(j) for j in range(1000)])
-    rows = [line.split(",")[0] for line in csv.read_text().splitlines()[1:]]
-    return RealPool(pool, [csv.parent / name for name in rows])
+    return specs + [MemberSpec(source=f"torch:lite_networks:lite{i}", name=f"lite{i}") for i in range(3)]
 
 
-POOLS = {"cifar10": cifar10, "photographs": photographs}
+def _with_photographs(pool: Pool, csv: Path) -> RealPool:
+    names = [line.split(",")[0] for line in csv.read_text().splitlines()[1:]]
+    images = [csv.parent / name for name in names]
+    return RealPool(pool, images[::2], images[1::2])
+
+
+POOLS = {"cifar10": cifar10, "photographs": photographs, "variants": variants}
 
 
 def _recorded(folder: Path, specs: list[MemberSpec], data: Path, classes: list[str] | None = None) -> Pool:
