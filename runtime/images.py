@@ -20,8 +20,8 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _JPEG = b"\xff\xd8\xff"
 _JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
 
-# Pillow returns the memory of every image, and the system clears it again for the next one, which takes
-# longer than decoding a photograph. So a few blocks, of 16 MB at most, are kept; whoever has set more keeps it.
+# Pillow returns the memory of every image, and the system may clear it again for the next one, which takes
+# longer than decoding a photograph. So a few blocks, of 16 MB at most, are kept.
 pillow.core.set_blocks_max(max(8, pillow.core.get_blocks_max()))
 
 
