@@ -229,7 +229,7 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for given in options.pools:
-            real = POOLS[given](folder, options.data) if given in POOLS else recorded(Path(given))
+            real = POOLS[given](folder, options.data) if given in POOLS else recorded(Path(given), folder)
             name = Path(given).name
             found[name] = compare(name, real, Path(temporary), options)
             print_choices(name, found[name])

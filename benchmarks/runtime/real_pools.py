@@ -12,7 +12,7 @@ import numpy as np
 
 from encas.data import open_images
 from encas.export import MemberSpec, record
-from encas.export.source import open_network
+from encas.export.source import open_network, spec_of
 from encas.pool import Pool
 from encas.preprocess import Preprocess
 
@@ -71,14 +71,21 @@ def variants(folder: Path, data: Path) -> RealPool:
     return _with_photographs(pool, csv)
 
 
-def recorded(folder: Path) -> RealPool:
-    """A pool that is there, with splits val and test whose images are there."""
-    pool = Pool.open(folder)
-    data = {split: pool.split(split).data for split in ("val", "test")}
-    val, test = (
-        open_images(pool.path / data[split].path).rows(data[split].rows).images for split in ("val", "test")
-    )
-    return RealPool(pool, val, test)
+def recorded(given: Path, folder: Path) -> RealPool:
+    """The members of a pool as ONNX files, which open in no time; its val and test must be at hand."""
+    pool, specs = Pool.open(given), []
+    for member in pool.file.members:
+        file = folder / f"{given.name}-onnx" / f"{member.name}.onnx"
+        if not file.is_file():
+            file.parent.mkdir(exist_ok=True)
+            open_network(spec_of(member, pool.path, allow_code=True)).write_onnx(file)
+        specs.append(MemberSpec(source=f"onnx:{file}", name=member.name, preprocess=member.preprocess))
+    images = {}
+    for split in ("val", "test"):
+        data = pool.split(split).data
+        same = record(folder / f"{given.name}-pool", specs, pool.path / data.path, split=split, rows=data.rows)
+        images[split] = open_images(pool.path / data.path).rows(data.rows).images
+    return RealPool(same, images["val"], images["test"])
 
 
 def _photographs(folder: Path, data: Path) -> Path:
