@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from encas.files import FileModel, read_model, write_model
+from encas.interval import Interval
 
 Probs = NDArray[np.float32]
 Rows = NDArray[np.intp]
@@ -36,6 +37,20 @@ class Evaluated(FileModel):
     accuracy: float = Field(ge=0, le=1)
     macs: float = Field(ge=0)  # mean per sample
     exit_fractions: tuple[float, ...]
+    interval: Interval | None = None  # what accuracy to expect on other samples
+
+
+class Searched(FileModel):
+    """What a cascade was searched on. Its figures there flatter: it was chosen by them."""
+
+    split: str
+    report_fraction: float = Field(default=0, ge=0, lt=1)  # of the split, kept out of the search
+    report_sha256: str | None = None  # of the rows that were kept out
+
+    @property
+    def report(self) -> str:
+        """Name under which `Cascade.evaluated` has the figures on the rows that were kept out."""
+        return f"{self.split}-report"
 
 
 class PoolReference(FileModel):
@@ -61,6 +76,7 @@ class Cascade(FileModel):
     combine: Combine = "mean"
     confidence: Confidence = "max-probability"
     evaluated: Mapping[str, Evaluated] = Field(default_factory=dict)
+    searched: Searched | None = None  # unknown for cascades that no search has found
     pool: PoolReference | None = None
 
     @model_validator(mode="after")
@@ -106,6 +122,11 @@ class Cascade(FileModel):
         if self.pool is None:
             return self
         return self.with_pool_path(os.path.relpath(self.pool.path, folder.resolve()))
+
+    @property
+    def reported(self) -> Evaluated | None:
+        """What it does on the samples that were kept out of the search, if there are any."""
+        return None if self.searched is None else self.evaluated.get(self.searched.report)
 
     @property
     def member_names(self) -> tuple[str, ...]:

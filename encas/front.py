@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from encas.cascade import Cascade, PoolReference
+from encas.cascade import Cascade, Evaluated, PoolReference
 from encas.cost import Unit
 from encas.errors import InvalidInput
 from encas.files import FileModel, read_model, write_model
@@ -22,7 +22,7 @@ class Candidate(FileModel):
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers on the split that was searched on."""
+        """Share of right answers on what was searched on."""
         return 1 - self.error
 
 
@@ -32,6 +32,7 @@ class Single(FileModel):
     member: str
     error: float = Field(ge=0, le=1)
     cost: float = Field(ge=0)  # per sample, in the unit of the front's objective
+    report_error: float | None = Field(default=None, ge=0, le=1)  # on samples kept out of the search
 
 
 class FrontFile(FileModel):
@@ -95,8 +96,12 @@ class Front:
     ) -> Cascade:
         """Choose the most accurate cascade within a budget, or the cheapest that is accurate enough.
 
+        Accuracy and MACs are those on the samples that were kept out of the search, if there are any. Which
+        cascade within a budget is the most accurate is decided by those that were searched on: so nothing is
+        chosen by the accuracy that is reported.
+
         Args:
-            max_macs: Mean per sample, on the split that was searched on.
+            max_macs: Mean per sample.
             max_latency_ms: Mean per sample; the front must have been searched by latency.
             min_accuracy: In [0, 1]. With a budget too: the cheapest one within it.
 
@@ -119,21 +124,25 @@ class Front:
             and (min_accuracy is None or self._accuracy(candidate) >= min_accuracy)
         ]
         if not fitting:
-            first, last = self.candidates[0], self.candidates[-1]
+            first, last = self.candidates[0], max(self.candidates, key=self._accuracy)
             raise InvalidInput(
-                f"{self.path}: no cascade fulfils this; the front goes from accuracy {first.accuracy:.4f} at "
-                f"{self._cost_text(first)} to {last.accuracy:.4f} at {self._cost_text(last)}"
+                f"{self.path}: no cascade fulfils this; the front goes from accuracy "
+                f"{self._accuracy(first):.4f} at {self._cost_text(first)} to {self._accuracy(last):.4f} at "
+                f"{self._cost_text(last)}"
             )
         if min_accuracy is not None:
             return min(fitting, key=lambda c: (c.cost, c.error)).cascade
         return min(fitting, key=lambda c: (c.error, c.cost)).cascade
 
+    def figures(self, cascade: Cascade) -> Evaluated:
+        """What a cascade does on the samples kept out of the search; without any, on those searched on."""
+        return cascade.reported or cascade.evaluated[self.file.split]
+
     def _accuracy(self, candidate: Candidate) -> float:
-        """As it was counted: 1 - error may differ in the last bit."""
-        return candidate.cascade.evaluated[self.file.split].accuracy
+        return self.figures(candidate.cascade).accuracy
 
     def _macs(self, candidate: Candidate) -> float:
-        return candidate.cascade.evaluated[self.file.split].macs
+        return self.figures(candidate.cascade).macs
 
     def _cost_text(self, candidate: Candidate) -> str:
         if self.file.unit == "s":

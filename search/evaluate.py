@@ -67,6 +67,7 @@ class Evaluator:
         costs: CostModel | NDArray[np.float64],
         max_stages: int,
         workers: int,
+        rows: NDArray[np.intp] | None,
     ) -> None:
         """Use `open`."""
         self.space = Space(len(members), max_stages)
@@ -75,7 +76,7 @@ class Evaluator:
         self._worst = 1.0, max_stages * float(self.costs.max())
         self._pool, self._split, self._members = pool, split, members
         self._sources = self._states()
-        self._recorded = _recorded(pool, split, self._members, workers)
+        self._recorded = _recorded(pool, split, self._members, workers, rows)
         self._dense = Dense(pool, split, [member.name for member in members])
         self._threads = ThreadPoolExecutor(workers)
         self._shares = list(
@@ -96,6 +97,7 @@ class Evaluator:
         *,
         max_stages: int,
         workers: int = 1,
+        rows: NDArray[np.intp] | None = None,
     ) -> "Evaluator":
         """Read and check what the members answered on a split.
 
@@ -108,11 +110,12 @@ class Evaluator:
             costs: Tells what a cascade costs; or (m,), the cost of one sample for each member.
             max_stages: Length of the longest cascade.
             workers: Threads, each for a part of the samples; the results do not depend on their number.
+            rows: Of the split, to count on; by default all.
 
         Raises:
             InvalidInput: A member has no outputs on this split, or they are no probabilities.
         """
-        return cls(pool, split, members, costs, max_stages, workers)
+        return cls(pool, split, members, costs, max_stages, workers, rows)
 
     @property
     def n(self) -> int:
@@ -179,11 +182,14 @@ class Evaluator:
         return counts
 
 
-def _recorded(pool: Pool, split: str, members: Sequence[Member], workers: int) -> _Recorded:
+def _recorded(
+    pool: Pool, split: str, members: Sequence[Member], workers: int, rows: NDArray[np.intp] | None
+) -> _Recorded:
     made = shortlist.read(pool, split, members, workers)
     confidence = made.tops[:, :, 0].view(np.float16).astype(np.float32)
     # Most cascades stop early for most samples: the others lie side by side in memory.
     samples = np.argsort(confidence.mean(axis=0), kind="stable")
+    samples = samples if rows is None else samples[np.isin(samples, rows)]
     made = made.of(list(range(len(members))), samples)
     labels = pool.labels(split)[samples]
     is_label = made.classes == labels[:, None]

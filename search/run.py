@@ -12,10 +12,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from encas import __version__
-from encas.cascade import Cascade, Evaluated, PoolReference
+from encas.cascade import Cascade, Evaluated, PoolReference, Stage
 from encas.cost import CostModel, Objective, cost_model
 from encas.errors import InvalidInput, require
+from encas.evaluation import evaluate, report
 from encas.front import Candidate, Front, FrontFile, Single
+from encas.held_out import HeldOut
 from encas.pool import Member, Pool
 from encas.search.algorithm import Algorithm, Genomes, Objectives
 from encas.search.checkpoint import Checkpoint
@@ -43,15 +45,20 @@ class Problem:
     members: tuple[Member, ...]
     costs: CostModel
     max_stages: int
+    held_out: HeldOut
 
     @classmethod
-    def of(cls, pool: Pool, split: str, objective: str, max_stages: int) -> "Problem":
+    def of(
+        cls, pool: Pool, split: str, objective: str, max_stages: int, report_fraction: float = 0.0
+    ) -> "Problem":
         """Take every member with outputs on a split."""
         members = pool.members_with(split)
         goal = Objective.parse(objective)
         # A member after itself changes no answer.
         stages = 1 if len(members) == 1 else max_stages
-        return cls(pool, split, goal, members, cost_model(members, goal, pool.split(split).n), stages)
+        held_out = HeldOut.of(pool, split, report_fraction)
+        costs = cost_model(members, goal, len(held_out.rest))
+        return cls(pool, split, goal, members, costs, stages, held_out)
 
     @cached_property
     def reference(self) -> PoolReference:
@@ -64,7 +71,8 @@ class Problem:
         names = [member.name for member in self.members]
         times = [member.model_dump(mode="json")["latency"] for member in self.members]
         costs = "macs" if self.objective.kind == "macs" else [str(self.objective), times]
-        content = [self.pool.sha256, self.split, names, costs, self.max_stages, __version__]
+        searched = self.held_out.searched.model_dump(mode="json")
+        content = [self.pool.sha256, searched, names, costs, self.max_stages, __version__]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -77,6 +85,7 @@ def search(
     objective: str = "macs",
     max_stages: int = 5,
     split: str = "val",
+    report_fraction: float = 0.0,
     workers: int = 1,
     seed_singles: bool = False,
     out: Path | str | None = None,
@@ -98,6 +107,8 @@ def search(
         objective: See `encas.cost.Objective.parse`.
         max_stages: Length of the longest cascade.
         split: The labelled samples that errors and costs are counted on.
+        report_fraction: This part of the split is kept out of the search, and the front states besides what
+            its cascades do there (`encas.held_out`): figures that nothing was chosen by, with intervals.
         workers: How many evaluate at the same time.
         seed_singles: Evaluate every member on its own first, and start from the best. The paper does not.
         out: Folder for `front.json` and the pictures. While the search runs its evaluations are kept there,
@@ -116,11 +127,17 @@ def search(
         raise InvalidInput(f"seed: must be at least 0, got {seed}")
     if algorithm not in ALGORITHMS:
         raise InvalidInput(f"algorithm '{algorithm}': must be one of {', '.join(ALGORITHMS)}")
-    problem = Problem.of(pool, split, objective, max_stages)
+    problem = Problem.of(pool, split, objective, max_stages, report_fraction)
     checkpoint = None if out is None else _prepared(Path(out), problem)
 
     evaluator = Evaluator.open(
-        pool, split, problem.members, problem.costs, max_stages=problem.max_stages, workers=workers
+        pool,
+        split,
+        problem.members,
+        problem.costs,
+        max_stages=problem.max_stages,
+        workers=workers,
+        rows=problem.held_out.rest,
     )
     space = evaluator.space
     earlier = checkpoint.read(space.n_genes) if checkpoint else Evaluations.none(space.n_genes)
@@ -150,6 +167,7 @@ def search(
             "evaluations": evaluations,
             "exhaustive": exhaustive,
             "max_stages": max_stages,
+            "report_fraction": report_fraction,
             "seed_singles": seed_singles,
         },
         evaluations={"genotypes": ledger.n_genotypes, "phenotypes": len(ledger.evaluations.genomes)},
@@ -182,9 +200,17 @@ def _prepared(out: Path, problem: Problem) -> Checkpoint:
 
 def _described(problem: Problem, objectives: Objectives) -> tuple[Single, ...]:
     return tuple(
-        Single(member=member.name, error=error, cost=cost)
+        Single(member=member.name, error=error, cost=cost, report_error=_report_error(problem, member))
         for member, (error, cost) in zip(problem.members, objectives.tolist(), strict=True)
     )
+
+
+def _report_error(problem: Problem, member: Member) -> float | None:
+    """Error of a member on the part that was kept out."""
+    if not len(problem.held_out.rows):
+        return None
+    alone = Cascade(stages=(Stage(member=member.name),))
+    return 1 - evaluate(alone, problem.pool, problem.split, problem.held_out.rows).accuracy
 
 
 def _singles(space: Space) -> Genomes:
@@ -236,6 +262,17 @@ def _candidate(
     update = {
         "stages": (*before, last.model_copy(update={"threshold": None})),
         "evaluated": {problem.split: found},
+        "searched": problem.held_out.searched,
         "pool": problem.reference,
     }
-    return Candidate(error=error, cost=cost, cascade=cascade.model_copy(update=update))
+    return Candidate(error=error, cost=cost, cascade=_reported(problem, cascade.model_copy(update=update)))
+
+
+def _reported(problem: Problem, cascade: Cascade) -> Cascade:
+    """Add what a cascade does on the part that was kept out."""
+    held_out = problem.held_out
+    if not len(held_out.rows):
+        return cascade
+    found = report(cascade, problem.pool, held_out)
+    evaluated = {**cascade.evaluated, held_out.searched.report: found}
+    return cascade.model_copy(update={"evaluated": evaluated})

@@ -67,8 +67,8 @@ class Shortlist:
     tops: Bits  # (m, n, 2) the largest probability, and its first class
 
     def of(self, members: list[int], samples: NDArray[np.intp]) -> "Shortlist":
-        """Take some members and order the samples anew, in memory."""
-        values = self.values
+        """Take some members and some samples, in this order, in memory."""
+        values = self.values[:, : len(samples)]
         if isinstance(values, np.memmap) or members != list(range(len(values))):
             values = np.empty((len(members), *values.shape[1:]), np.uint16)
         for member, out in zip(members, values, strict=True):

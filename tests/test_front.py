@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from encas.cascade import Cascade, Evaluated, PoolReference, Stage
+from encas.cascade import Cascade, Evaluated, PoolReference, Searched, Stage
 from encas.cost import Unit
 from encas.errors import InvalidInput
+from encas.evaluation import with_interval
 from encas.files import write_bytes
 from encas.front import Candidate, Front, FrontFile, Single
 
@@ -72,6 +73,44 @@ def test_an_accuracy_picks_the_cheapest_that_reaches_it(tmp_path: Path) -> None:
     front = make_front(tmp_path)
     assert front.pick(min_accuracy=0.7).member_names == ("b",)
     assert front.pick(min_accuracy=0.5, max_macs=3e6).member_names == ("a",)
+
+
+def test_what_was_kept_out_of_the_search_decides_what_is_accurate_enough(tmp_path: Path) -> None:
+    front = make_front(tmp_path)
+    candidates = []
+    # Where they were searched 60, 80 and 90 %; on what was kept out 62, 75 and 70 %.
+    for candidate, accuracy in zip(front.candidates, (0.62, 0.75, 0.7), strict=True):
+        cascade = candidate.cascade
+        found = cascade.evaluated["val"]
+        reported = found.model_copy(update={"accuracy": accuracy, "macs": found.macs / 2})
+        update = {
+            "searched": Searched(split="val", report_fraction=0.5, report_sha256="0" * 64),
+            "evaluated": {"val": found, "val-report": with_interval(reported)},
+        }
+        candidates.append(candidate.model_copy(update={"cascade": cascade.model_copy(update=update)}))
+    front = Front(front.path, front.file.model_copy(update={"candidates": tuple(candidates)}))
+    assert front.pick(min_accuracy=0.7).member_names == ("b",)
+    # The budget too is that of the samples kept out, but the best within it is the best of the search.
+    assert front.pick(max_macs=2e6).member_names == ("c",)
+    with pytest.raises(InvalidInput, match=r"0\.6200 at 1 MMACs to 0\.7500 at 2 MMACs"):
+        front.pick(min_accuracy=0.76)
+    front.write()
+    assert Front.open(tmp_path).candidates[1].cascade.reported == front.candidates[1].cascade.reported
+
+
+def test_a_front_without_intervals_still_opens(tmp_path: Path) -> None:
+    make_front(tmp_path / "front").write()
+    path = tmp_path / "front" / "front.json"
+    content = json.loads(path.read_text())
+    for candidate in content["candidates"]:  # as they were written before there were intervals
+        del candidate["cascade"]["searched"]
+        del candidate["cascade"]["evaluated"]["val"]["interval"]
+    for single in content["singles"]:
+        del single["report_error"]
+    write_bytes(path, json.dumps(content).encode())
+    front = Front.open(path)
+    assert front == make_front(tmp_path / "front")
+    assert front.pick(min_accuracy=0.7).reported is None
 
 
 def test_latency_picks_from_a_front_of_latencies(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     from encas.cascade import Cascade, Evaluated
     from encas.front import Candidate, Front
+    from encas.interval import Interval
     from encas.pool import Pool
 
 _SHOWN = 8  # rows of a front that fit a glance
@@ -52,6 +53,14 @@ def search(
         ),
     ] = "macs",
     split: Annotated[str, typer.Option(help="The labelled samples to search on.")] = "val",
+    report_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="This part of the split is not searched on, but reported on; 0 searches on all.",
+        ),
+    ] = 0.3,
     max_stages: Annotated[int, typer.Option(help="Length of the longest cascade.")] = 5,
     evaluations: Annotated[
         int, typer.Option(help="Budget: different genotypes that are asked for, as the papers count.")
@@ -65,8 +74,8 @@ def search(
 ) -> None:
     """Search a pool for cascades that trade accuracy against cost.
 
-    Writes FRONT/front.json, a picture (front.png) and a page (front.html). Stopped and started again, the
-    search goes on from what it evaluated.
+    Writes FRONT/front.json, a picture (front.png) and a page (front.html). Accuracies are those on samples
+    that were kept out of the search. Stopped and started again, the search goes on from what it evaluated.
 
     Example: encas search --pool pool --out front --evaluations 100000 --seed 1
     """
@@ -84,6 +93,7 @@ def search(
             objective=objective,
             max_stages=max_stages,
             split=split,
+            report_fraction=report_fraction,
             workers=workers,
             seed_singles=seed_singles,
             out=out,
@@ -100,7 +110,7 @@ def search(
         f"{len(front.candidates)} cascades from {counts['genotypes']} evaluations ({counts['phenotypes']} "
         f"different cascades) in {front.file.seconds:.1f} s; see {out / 'front.html'}"
     )
-    wish = f"{_middle(front).accuracy - 5e-5:.4f}"
+    wish = f"{front.figures(_middle(front).cascade).accuracy - 5e-5:.4f}"
     print_next("encas pick", out, "--min-accuracy", wish, "-o", "cascade.json")
 
 
@@ -135,8 +145,8 @@ def pick(
     if as_json:
         print_json(cascade)
         return
-    _print_cascades([("picked", str(cascade), cascade.evaluated[opened.file.split])])
-    print_line(f"wrote {out}; its figures are those of split '{opened.file.split}', which was searched on")
+    _print_picked(cascade, opened.file.split)
+    print_line(f"wrote {out}")
     pool = _pool_of(cascade)
     if pool is not None and all("test" in pool.member(name).outputs for name in cascade.member_names):
         print_next("encas evaluate", out, "--split", "test")
@@ -155,14 +165,14 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a cascade does on another split, beside the best single members.
+    """Say what a cascade does on another split, beside the best single members and what was expected.
 
     Example: encas evaluate cascade.json --split test
     """
     from encas import Cascade, Pool
     from encas.cli.output import print_json, print_line, print_note
     from encas.errors import InvalidInput
-    from encas.evaluation import best_within, cheapest_reaching, evaluate_members
+    from encas.evaluation import best_within, cheapest_reaching, evaluate_members, with_interval
     from encas.evaluation import evaluate as evaluate_cascade
 
     read = Cascade.read(cascade)
@@ -171,7 +181,7 @@ def evaluate(
     opened = Pool.open(pool if pool is not None else read.pool.path if read.pool is not None else "")
     if read.pool is not None and read.pool.sha256 != opened.sha256:
         print_note(f"{opened.path}: is not as it was when the cascade was found (members or outputs differ)")
-    found = evaluate_cascade(read, opened, split)
+    found = with_interval(evaluate_cascade(read, opened, split))
     members = evaluate_members(opened, split)
     within, reaching = best_within(members, found.macs), cheapest_reaching(members, found.accuracy)
     if out is not None:
@@ -182,7 +192,14 @@ def evaluate(
             key: name and {"member": name, **members[name].model_dump(mode="json")}
             for key, name in named.items()
         }
-        print_json({"cascade": found.model_dump(mode="json"), "split": split, "single_members": best})
+        print_json(
+            {
+                "cascade": found.model_dump(mode="json"),
+                "split": split,
+                "single_members": best,
+                "gaps": {what: found.accuracy - before.accuracy for what, before in _before(read, split)},
+            }
+        )
         return
     rows = [("cascade", str(read), found)]
     if within is not None:
@@ -196,6 +213,7 @@ def evaluate(
         print_line("no single member is so accurate")
     for stage, fraction in zip(read.stages, found.exit_fractions, strict=True):
         print_line(f"  {fraction:7.2%} of the {found.n} samples leave after {stage.member}")
+    _print_gaps(read, split, found)
     if out is not None:
         print_line(f"wrote {out}")
     _print_next_export(read, opened, out or cascade)
@@ -241,30 +259,96 @@ def _print_next_export(cascade: "Cascade", pool: "Pool | None", file: Path) -> N
 
 def _print_front(front: "Front") -> None:
     """Print some candidates from end to end of a front."""
-    from encas.cli.output import print_table
+    from encas.cli.output import print_line, print_table
 
     split = front.file.split
     rows = [
-        [str(c.cascade), f"{c.accuracy:.2%}", *_costs(front, c), *_leaves(c.cascade, split)]
+        [str(c.cascade), *_accuracy(front.figures(c.cascade)), *_costs(front, c), *_leaves(front, c)]
         for c in _spread(front.candidates)
     ]
     latency = ["ms"] if front.file.unit == "s" else []
-    print_table([f"cascade ({split})", "accuracy", *latency, "MMACs", "leave at once"], rows)
+    found = front.figures(front.candidates[0].cascade)
+    expected = [] if found.interval is None else [f"on {found.interval.n} others"]
+    print_table([f"cascade ({split})", "accuracy", *expected, *latency, "MMACs", "at once"], rows)
+    if found.interval is not None:
+        print_line(f"counted on {found.n} samples of {split} that were not searched on")
 
 
 def _print_cascades(rows: list[tuple[str, str, "Evaluated"]]) -> None:
-    from encas.cli.output import print_line, print_table
+    from encas.cli.output import print_line
 
     for what, name, _ in rows:
         print_line(f"{what}: {name}")
+    _print_figures([(what, found) for what, _, found in rows])
+
+
+def _print_picked(cascade: "Cascade", split: str) -> None:
+    """Print what a cascade does where it was searched, and on what was kept out of that."""
+    from encas.cli.output import print_line
+
+    reported = cascade.reported
+    rows = [("searched on", cascade.evaluated[split])]
+    if reported is not None:
+        rows.insert(0, ("kept out of the search", reported))
+    print_line(f"picked: {cascade}")
+    _print_figures([(f"{found.n} samples of {split}, {what}", found) for what, found in rows])
+    if reported is None:
+        print_line(
+            "nothing was kept out of the search: these figures flatter, the cascade was chosen by them"
+        )
+    elif reported.interval is not None:
+        print_line(_expectation(reported.interval))
+
+
+def _print_figures(rows: "list[tuple[str, Evaluated]]") -> None:
+    from encas.cli.output import print_table
+
     print_table(
         ["", "accuracy", "MMACs a sample"],
-        [[what, f"{found.accuracy:.2%}", _mmacs(found.macs)] for what, _, found in rows],
+        [[what, f"{found.accuracy:.2%}", _mmacs(found.macs)] for what, found in rows],
     )
 
 
+def _expectation(interval: "Interval") -> str:
+    low, high = f"{interval.low:.2%}", f"{interval.high:.2%}"
+    return f"expect {low} to {high} on {interval.n} new samples (in {interval.confidence:.0%} of all cases)"
+
+
+def _before(cascade: "Cascade", split: str) -> "list[tuple[str, Evaluated]]":
+    """Name what was counted in the search: on what was searched on, and on what was kept out."""
+    searched = cascade.searched
+    if searched is None or searched.split == split:
+        return []
+    found = {"searched on": searched.split, "kept out of the search": searched.report}
+    return [(what, cascade.evaluated[key]) for what, key in found.items() if key in cascade.evaluated]
+
+
+def _print_gaps(cascade: "Cascade", split: str, found: "Evaluated") -> None:
+    """Print how far the figures of a split are from those that the cascade was chosen by."""
+    from encas.cli.output import print_line, print_note
+
+    if cascade.searched is not None and cascade.searched.split == split:
+        print_note(f"{split}: the cascade was searched on this split, so these figures flatter")
+    for what, before in _before(cascade, split):
+        gap = 100 * (found.accuracy - before.accuracy)
+        print_line(
+            f"{before.n} samples {what}: {before.accuracy:.2%}; "
+            f"the {found.n} of {split}: {found.accuracy:.2%}, {gap:+.2f} points"
+        )
+        if before.interval is not None:
+            within = before.interval.low <= found.accuracy <= before.interval.high
+            print_line(f"  {'as expected' if within else 'NOT as expected'}: {_expectation(before.interval)}")
+
+
+def _accuracy(found: "Evaluated") -> list[str]:
+    shown = [f"{found.accuracy:.2%}"]
+    if found.interval is not None:
+        shown.append(f"{100 * found.interval.low:.1f} - {found.interval.high:.1%}")
+    return shown
+
+
 def _costs(front: "Front", candidate: "Candidate") -> list[str]:
-    macs = candidate.cascade.evaluated[front.file.split].macs
+    macs = front.figures(candidate.cascade).macs
     latency = [f"{candidate.cost * 1e3:.4g}"] if front.file.unit == "s" else []
     return [*latency, _mmacs(macs)]
 
@@ -274,8 +358,8 @@ def _mmacs(macs: float) -> str:
     return f"{macs / 1e6:,.0f}" if macs >= 1e9 else f"{macs / 1e6:.4g}"
 
 
-def _leaves(cascade: "Cascade", split: str) -> list[str]:
-    return [f"{cascade.evaluated[split].exit_fractions[0]:.1%}"]
+def _leaves(front: "Front", candidate: "Candidate") -> list[str]:
+    return [f"{front.figures(candidate.cascade).exit_fractions[0]:.1%}"]
 
 
 def _spread(candidates: "tuple[Candidate, ...]") -> "list[Candidate]":

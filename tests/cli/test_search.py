@@ -46,8 +46,10 @@ def test_search_prints_a_table_that_fits_and_says_what_to_do_next(
     code, out, err = run("search", "--pool", pool_path, "--out", tmp_path / "f", "--evaluations", 500)
     assert code == 0
     lines = out.splitlines()
-    table = lines[: next(i for i, line in enumerate(lines) if "cascades from 500 evaluations" in line)]
+    table = lines[: next(i for i, line in enumerate(lines) if "counted on 180 samples of val that" in line)]
     assert len(table) == 2 + 8
+    assert "on 600 others" in table[0]
+    assert "8 cascades from 500 evaluations" in lines[len(table) + 1]
     assert max(len(line) for line in table) <= 80
     assert lines[-1].startswith(f"next: encas pick {tmp_path / 'f'} --min-accuracy 0.")
     assert "search: 500/500" in err
@@ -156,6 +158,49 @@ def test_pick_in_json_is_the_cascade(run: Run, front: Path, tmp_path: Path) -> N
     code, out, _ = run("pick", front, "--min-accuracy", "0.9", "-o", tmp_path / "c.json", "--json")
     assert code == 0
     assert json.loads(out)["format"] == "encas-cascade/1"
+
+
+def test_pick_reports_what_was_kept_out_of_the_search(run: Run, front: Path, tmp_path: Path) -> None:
+    code, out, _ = run("pick", front, "--min-accuracy", "0.8", "-o", tmp_path / "c.json")
+    assert code == 0
+    reported = Cascade.read(tmp_path / "c.json").reported
+    assert reported is not None and reported.interval is not None
+    assert reported.accuracy >= 0.8
+    figures = [line for line in out.splitlines() if "samples of val" in line]
+    assert figures[0].startswith("180 samples of val, kept out of the search")
+    assert f"{reported.accuracy:.2%}" in figures[0]
+    assert figures[1].startswith("420 samples of val, searched on")
+    assert f"expect {reported.interval.low:.2%} to {reported.interval.high:.2%} on 600 new samples" in out
+
+
+def test_a_search_of_the_whole_split_says_that_its_figures_flatter(
+    run: Run, pool_path: Path, tmp_path: Path
+) -> None:
+    out_path, options = tmp_path / "f", ["--evaluations", "300", "--report-fraction", "0"]
+    assert run("search", "--pool", pool_path, "--out", out_path, *options)[0] == 0
+    _, out, _ = run("pick", out_path, "--max-macs", "10k", "-o", tmp_path / "c.json")
+    assert "600 samples of val, searched on" in out
+    assert "nothing was kept out of the search: these figures flatter" in out
+
+
+def test_evaluate_shows_the_gap_to_what_was_searched_on(run: Run, front: Path, tmp_path: Path) -> None:
+    run("pick", front, "--min-accuracy", "0.85", "-o", tmp_path / "c.json")
+    code, out, err = run("evaluate", tmp_path / "c.json")
+    assert (code, err) == (0, "")
+    cascade = Cascade.read(tmp_path / "c.json")
+    content = json.loads(run("evaluate", tmp_path / "c.json", "--json")[1])
+    accuracy, reported = content["cascade"]["accuracy"], cascade.reported
+    assert reported is not None and reported.interval is not None
+    assert content["cascade"]["interval"]["n"] == 600
+    assert content["gaps"]["searched on"] == pytest.approx(accuracy - cascade.evaluated["val"].accuracy)
+    assert content["gaps"]["kept out of the search"] == pytest.approx(accuracy - reported.accuracy)
+    gap = 100 * content["gaps"]["searched on"]
+    assert f"420 samples searched on: {cascade.evaluated['val'].accuracy:.2%}" in out
+    assert f"{gap:+.2f} points" in out
+    is_expected = reported.interval.low <= accuracy <= reported.interval.high
+    assert ("  as expected: expect" in out) == is_expected
+    code, _, err = run("evaluate", tmp_path / "c.json", "--split", "val")
+    assert "the cascade was searched on this split, so these figures flatter" in err
 
 
 @pytest.fixture

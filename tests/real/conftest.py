@@ -58,7 +58,8 @@ class Walk:
 
     def find(self, min_accuracy: float, *export_options: str) -> None:
         """Search, pick, export."""
-        encas("search", "--pool", "pool", "--evaluations", 30_000, "--seed", 1, cwd=self.folder)
+        options = ("--evaluations", 30_000, "--seed", 1, "--report-fraction", 0)
+        encas("search", "--pool", "pool", *options, cwd=self.folder)
         encas("pick", "front", "--min-accuracy", min_accuracy, cwd=self.folder)
         encas("export", "cascade.json", *export_options, cwd=self.folder)
 

@@ -14,9 +14,10 @@ import pytest
 import encas.search
 from encas.cascade import Cascade, Stage
 from encas.errors import InvalidInput
-from encas.evaluation import evaluate, evaluate_members
+from encas.evaluation import evaluate, evaluate_members, report
 from encas.files import write_npy
 from encas.front import Front
+from encas.held_out import HeldOut
 from encas.pool import Latency, Member, Pool
 from encas.search import search
 from encas.search.checkpoint import Checkpoint
@@ -66,6 +67,40 @@ def test_what_a_front_says_of_a_cascade_is_what_the_cascade_does(pool_path: Path
         assert Path(candidate.cascade.pool.path) == pool_path.resolve()
 
 
+def test_what_is_kept_out_is_reported_on_and_not_searched_on(pool_path: Path) -> None:
+    pool = Pool.open(pool_path)
+    front = search(pool, evaluations=1500, seed=2, report_fraction=0.3)
+    held_out = HeldOut.of(pool, "val", 0.3)
+    assert (len(held_out.rest), len(held_out.rows)) == (420, 180)
+    for candidate in front.candidates:
+        cascade = candidate.cascade
+        assert cascade.evaluated["val"] == evaluate(cascade, pool, "val", held_out.rest)
+        assert candidate.accuracy == pytest.approx(cascade.evaluated["val"].accuracy, abs=1e-12)
+        assert cascade.evaluated["val-report"] == report(cascade, pool, held_out)
+        assert cascade.searched == held_out.searched
+        assert front.figures(cascade) == cascade.reported == cascade.evaluated["val-report"]
+    for single in front.file.singles:
+        alone = Cascade(stages=(Stage(member=single.member),))
+        assert single.report_error == 1 - evaluate(alone, pool, "val", held_out.rows).accuracy
+
+
+def test_what_was_kept_out_changes_nothing_in_the_search(pool_path: Path) -> None:
+    pool = Pool.open(pool_path)
+    before = search(pool, evaluations=800, report_fraction=0.3)
+    kept_out = HeldOut.of(pool, "val", 0.3).rows
+    for name in pool.names:
+        rows = np.array(pool.probs(name, "val"))
+        wrong = kept_out[rows[kept_out].argmax(axis=1) != pool.labels("val")[kept_out]]
+        # As wrong as before, and less sure.
+        rows[wrong] = 0.1
+        rows[wrong, (pool.labels("val")[wrong] + 1) % 10] = 0.101
+        write_npy(pool_path / "val" / "probs" / f"{name}.npy", rows)
+    after = search(Pool.open(pool_path), evaluations=800, report_fraction=0.3)
+    assert [str(c.cascade) for c in after.candidates] == [str(c.cascade) for c in before.candidates]
+    assert [c.error for c in after.candidates] == [c.error for c in before.candidates]
+    assert [c.cascade.reported for c in after.candidates] != [c.cascade.reported for c in before.candidates]
+
+
 def test_the_front_records_what_was_done(pool_path: Path) -> None:
     front = search(Pool.open(pool_path), evaluations=500, seed=7, algorithm="random", max_stages=3)
     file = front.file
@@ -80,6 +115,7 @@ def test_the_front_records_what_was_done(pool_path: Path) -> None:
         "evaluations": 500,
         "exhaustive": False,
         "max_stages": 3,
+        "report_fraction": 0,
         "seed_singles": False,
     }
     assert file.evaluations["genotypes"] == 500
@@ -226,6 +262,7 @@ def test_members_that_cost_nothing_are_searched_too(tmp_path: Path) -> None:
         ({"algorithm": "magic"}, "algorithm 'magic': must be one of mo-gomea, random"),
         ({"objective": "watt"}, "objective 'watt': must be macs"),
         ({"objective": "latency"}, "no such latency is recorded for hidden004 and 7 more members; measure"),
+        ({"report_fraction": 1.0}, "report fraction 1: of the 600 samples of split 'val' some must be left"),
         ({"split": "train"}, "no split 'train'; it has: val, test"),
     ],
 )
