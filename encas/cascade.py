@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from encas.certificate import Certificate
 from encas.files import FileModel, read_model, write_model
 from encas.interval import Interval
 
@@ -78,6 +79,7 @@ class Cascade(FileModel):
     evaluated: Mapping[str, Evaluated] = Field(default_factory=dict)
     searched: Searched | None = None  # unknown for cascades that no search has found
     pool: PoolReference | None = None
+    certificate: Certificate | None = None
 
     @model_validator(mode="after")
     def _thresholds_fit(self) -> "Cascade":
@@ -91,6 +93,13 @@ class Cascade(FileModel):
                     f"stage {j} ({stage.member}): the threshold must be a number in [0, {top:g}], "
                     f"got {'null' if stage.threshold is None else format(stage.threshold, 'g')}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_fits(self) -> "Cascade":
+        thresholds = tuple(stage.threshold for stage in self.stages[:-1])
+        if self.certificate is not None and self.certificate.thresholds != thresholds:
+            raise ValueError("the certificate is about other thresholds than the stages have; certify again")
         return self
 
     @classmethod

@@ -1,11 +1,13 @@
 """What a cascade would have answered, from the recorded outputs of its members."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encas.cascade import Answers, Cascade, Evaluated, Rows, Stage, exit_fractions, run_cascade
+from encas.errors import InvalidInput
 from encas.held_out import HeldOut
 from encas.interval import predict
 from encas.pool import Pool
@@ -83,3 +85,10 @@ def cheapest_reaching(members: Mapping[str, Evaluated], accuracy: float) -> str 
     """Name the cheapest member of no less accuracy, the most accurate of equally cheap ones."""
     fitting = [name for name, found in members.items() if found.accuracy >= accuracy]
     return min(fitting, key=lambda name: (members[name].macs, -members[name].accuracy), default=None)
+
+
+def pool_of(cascade: Cascade, pool: Path | None, place: Path) -> Pool:
+    """Open the pool that is named, or else the one that the cascade of a file names."""
+    if pool is None and cascade.pool is None:
+        raise InvalidInput(f"{place}: does not say which pool it is from; state it: --pool POOL")
+    return Pool.open(pool if pool is not None else cascade.pool.path if cascade.pool is not None else "")

@@ -44,7 +44,9 @@ class ModelMetadata(FileModel):
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
-    properties: Mapping[str, str] = Field(description="Other forms of the input; the stages of the cascade.")
+    properties: Mapping[str, str] = Field(
+        description="Other forms of the input; the stages, what is guaranteed."
+    )
 
 
 def metadata_of(bundle: Bundle) -> ModelMetadata:
@@ -68,8 +70,13 @@ def metadata_of(bundle: Bundle) -> ModelMetadata:
         platform=PLATFORM,
         inputs=(TensorMetadata(name=INPUT, datatype="BYTES", shape=(-1,)),),
         outputs=outputs,
-        properties={**forms, "cascade": str(bundle.cascade)},
+        properties={**forms, **_guarantee(bundle), "cascade": str(bundle.cascade)},
     )
+
+
+def _guarantee(bundle: Bundle) -> dict[str, str]:
+    certificate = bundle.cascade.certificate
+    return {} if certificate is None else {"certificate": str(certificate)}
 
 
 def images_of(tensor: Tensor, bundle: Bundle) -> Images:

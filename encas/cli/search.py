@@ -169,16 +169,13 @@ def evaluate(
 
     Example: encas evaluate cascade.json --split test
     """
-    from encas import Cascade, Pool
+    from encas import Cascade
     from encas.cli.output import print_json, print_line, print_note
-    from encas.errors import InvalidInput
-    from encas.evaluation import best_within, cheapest_reaching, evaluate_members, with_interval
+    from encas.evaluation import best_within, cheapest_reaching, evaluate_members, pool_of, with_interval
     from encas.evaluation import evaluate as evaluate_cascade
 
     read = Cascade.read(cascade)
-    if pool is None and read.pool is None:
-        raise InvalidInput(f"{cascade}: does not say which pool it is from; state it: --pool POOL")
-    opened = Pool.open(pool if pool is not None else read.pool.path if read.pool is not None else "")
+    opened = pool_of(read, pool, cascade)
     if read.pool is not None and read.pool.sha256 != opened.sha256:
         print_note(f"{opened.path}: is not as it was when the cascade was found (members or outputs differ)")
     found = with_interval(evaluate_cascade(read, opened, split))
@@ -213,6 +210,8 @@ def evaluate(
         print_line("no single member is so accurate")
     for stage, fraction in zip(read.stages, found.exit_fractions, strict=True):
         print_line(f"  {fraction:7.2%} of the {found.n} samples leave after {stage.member}")
+    if read.certificate is not None:
+        print_line(f"guaranteed: {read.certificate}")
     _print_gaps(read, split, found)
     if out is not None:
         print_line(f"wrote {out}")

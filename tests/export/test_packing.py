@@ -16,6 +16,7 @@ from encas.files import sha256_of
 from encas.pool import Pool
 from encas.preprocess import Preprocess
 from encas.runtime import CascadeExecutor
+from encas.search import certify
 
 PREPROCESS = Preprocess(channels=1, size=(8, 8), interpolation="bilinear", mean=(0.0,), std=(1.0,))
 NAMES = ("hidden016", "hidden064", "hidden512")
@@ -49,6 +50,15 @@ def test_the_bundle_decides_as_the_pool_recorded(
     assert found.exit_stage.tolist() == expected.exit_stage.tolist()
     assert found.label.tolist() == expected.label.tolist()
     assert found.macs.tolist() == expected.macs.tolist()
+
+
+def test_a_certificate_goes_along(recorded: Pool, digits_cascade: Cascade, tmp_path: Path) -> None:
+    certified = certify(digits_cascade, recorded, risk=0.05)
+    assert certified.certificate is not None
+    export(certified, recorded, tmp_path / "bundle")
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.cascade.certificate == certified.certificate
+    assert bundle.cascade.stages == certified.stages
 
 
 def test_a_bundle_says_what_is_in_it(recorded: Pool, digits_cascade: Cascade, tmp_path: Path) -> None:

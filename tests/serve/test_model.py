@@ -6,6 +6,7 @@ import pytest
 
 from encas.bundle import Bundle
 from encas.cascade import Answers
+from encas.certificate import Certificate
 from encas.errors import InvalidInput
 from encas.preprocess import Preprocess
 from encas.serve.model import OUTPUTS, images_of, metadata_of, outputs_of
@@ -45,6 +46,28 @@ def test_the_metadata_names_the_shapes_of_this_bundle(bundle: Bundle) -> None:
     }
     assert metadata.properties["image.FP32"].startswith("[-1, 1, 8, 8]")
     assert metadata.properties["cascade"] == "hidden016 >0.8 hidden064 >0.8 hidden512"
+
+
+def test_the_metadata_says_what_is_guaranteed(bundle: Bundle) -> None:
+    assert "certificate" not in metadata_of(bundle).properties
+    certificate = Certificate(
+        loss="accuracy",
+        method="learn-then-test",
+        risk=0.01,
+        confidence=0.95,
+        split="test",
+        n=5000,
+        n_lost=38,
+        p_value=0.04,
+        step=0.9,
+        thresholds=(0.8, 0.8),
+        saving=0.5,
+        saving_before=0.6,
+    )
+    certified = bundle.cascade.model_copy(update={"certificate": certificate})
+    assert metadata_of(replace(bundle, cascade=certified)).properties["certificate"] == (
+        "at most 1 % lost against all stages (confidence 0.95, learn-then-test; 38 of 5000 samples of test were)"
+    )
 
 
 def test_members_that_prepare_images_differently_take_no_prepared_tensor(two_ways: Bundle) -> None:

@@ -1,0 +1,89 @@
+"""How often what a certificate guarantees does not hold, and how much of what a cascade saves it leaves.
+
+    python benchmarks/search/certificates.py [--data FOLDER] [--times 1000] [--calibration 5000]
+
+On the six CIFAR-10 networks: resnet20 before resnet56 with six thresholds, and all cascades of a front that was
+searched on 2,000 of the images. Each certificate rests on images drawn anew from the 10,000, which stand for
+all there are: so the true risk is known, and not only estimated on some images that are left over. Printed
+beside it is how often the certificates' images are a random half, and the other half exceeds the risk, which
+the chance of that half adds to.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from recorded import DATA, cifar10
+
+from encas.cascade import Cascade, Stage
+from encas.search import search
+from encas.search.certificates import (
+    ThresholdPath,
+    binomial_p_values,
+    conformal_risk_control,
+    fixed_sequence,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--times", type=int, default=1000)
+    parser.add_argument("--calibration", type=int, default=5000)
+    parser.add_argument("--risk", type=float, default=0.01)
+    parser.add_argument("--confidence", type=float, default=0.95)
+    args = parser.parse_args()
+    data = cifar10(args.data)
+    n, delta = len(data.labels), 1 - args.confidence
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(args.calibration, np.full(n, 1 / n), size=args.times)
+    halves = np.zeros((args.times, n))
+    for row in halves:
+        row[rng.permutation(n)[: n // 2]] = 1
+    with tempfile.TemporaryDirectory() as folder:
+        order = rng.permutation(n)
+        pool = data.pool(Path(folder) / "pool", {"val": order[:2000], "all": np.arange(n)})
+        found = [c.cascade for c in search(pool, evaluations=20_000, seed=0).candidates]
+        cascades = [two_stages(t) for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)]
+        cascades += [cascade for cascade in found if len(cascade.stages) > 1]
+        bound = delta + 2 * np.sqrt(delta * (1 - delta) / args.times)
+        print(f"exceeded may be at most {bound:.4f}; kept: share of the saving with the thresholds found")
+        kept = {"accuracy": [], "consistency": []}
+        for cascade in cascades:
+            path = ThresholdPath.of(cascade, pool, "all")
+            savings = path.savings(np.array([pool.member(m).macs for m in cascade.member_names]))
+            parts = []
+            for kind in kept:
+                losses = path.losses(kind, data.labels)
+                true = losses.mean(axis=1)
+                lost = losses.astype(np.float32)
+                rows = chosen(lost @ draws.T.astype(np.float32), args.calibration, args.risk, delta)
+                half = lost @ halves.T.astype(np.float32)
+                rows_half = chosen(half, n // 2, args.risk, delta)
+                rest = (losses.sum(axis=1)[:, None] - half)[rows_half, np.arange(args.times)] / (n - n // 2)
+                shares = savings[rows] / savings[len(savings) // 2]
+                control = conformal_risk_control(losses, args.risk)
+                kept[kind].append(float(shares.mean()))
+                parts.append(
+                    f"{kind}: found {true[len(true) // 2]:.4f} exceeded {np.mean(true[rows] > args.risk):.3f} "
+                    f"(other half {np.mean(rest > args.risk):.3f}) kept {shares.mean():.2f} "
+                    f"(crc {savings[control] / savings[len(savings) // 2]:.2f})"
+                )
+            print(f"{cascade}\n    " + "\n    ".join(parts), flush=True)
+        for kind, shares in kept.items():
+            print(f"{kind}: at least 80 % kept by {sum(s >= 0.8 for s in shares)} of {len(shares)} cascades")
+
+
+def chosen(lost: np.ndarray, n: int, risk: float, delta: float) -> np.ndarray:
+    """Which cascade of a path each certificate ends at."""
+    p_values = binomial_p_values(np.arange(n + 1), n, risk)[np.round(lost).astype(int)]
+    return np.array([fixed_sequence(column, delta) for column in p_values.T])
+
+
+def two_stages(threshold: float) -> Cascade:
+    return Cascade(stages=(Stage(member="resnet20", threshold=threshold), Stage(member="resnet56")))
+
+
+if __name__ == "__main__":
+    main()
