@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import binom, hypergeom
 
 from encas.cascade import Cascade, confidence_of, run_step
 from encas.certificate import Certificate, Loss, Method
@@ -100,11 +100,13 @@ def certify(
     truth = pool.labels(split) if rows is None else pool.labels(split)[rows]
     losses = path.losses(loss, truth)
     n = losses.shape[1]
+    # The proofs need losses that only grow along the row: what was lost once counts as lost from there on.
+    n_lost = np.maximum.accumulate(losses, axis=0).sum(axis=1)
     if method == "learn-then-test":
-        p_values = binomial_p_values(losses.sum(axis=1), n, risk)
+        p_values = np.maximum(binomial_p_values(n_lost, n, risk), further_p_values(n_lost, n, risk))
         last = fixed_sequence(p_values, 1 - confidence)
     else:
-        last = conformal_risk_control(losses, risk)
+        last = conformal_risk_control(n_lost, n, risk)
     if last < 0:
         raise InvalidInput(
             f"{pool.path}: {n} samples of '{name}' are too few to guarantee a risk of {risk:g}; "
@@ -137,6 +139,17 @@ def binomial_p_values(n_lost: NDArray[Any], n: int, risk: float) -> NDArray[np.f
     return np.asarray(binom.cdf(n_lost, n, risk))
 
 
+def further_p_values(n_lost: NDArray[Any], n: int, risk: float) -> NDArray[np.float64]:
+    """How probable so few losses are, at most, if of n further samples more than `risk` of them are lost.
+
+    Put all 2 n samples in the order in which they get lost along the row. More of the further ones are lost
+    than may be, before more than `n_lost` of the first n are, if among the first so many of this order at
+    most `n_lost` are of the first n; and every order is equally probable.
+    """
+    too_many = int(np.floor(risk * n)) + 1
+    return np.asarray(hypergeom.cdf(n_lost, 2 * n, np.minimum(n_lost + too_many, 2 * n), n))
+
+
 def hoeffding_bentkus_p_values(mean: NDArray[Any], n: int, risk: float) -> NDArray[np.float64]:
     """Bound the same probability for the mean of n losses in [0, 1].
 
@@ -161,17 +174,15 @@ def fixed_sequence(p_values: NDArray[np.float64], delta: float) -> int:
     return int(failed[0]) - 1 if len(failed) else len(p_values) - 1
 
 
-def conformal_risk_control(losses: NDArray[Any], risk: float) -> int:
-    """Find the boldest of s cascades whose mean loss, with one more sample lost, is at most `risk`; or -1.
+def conformal_risk_control(n_lost: NDArray[Any], n: int, risk: float) -> int:
+    """Find the last of s cascades whose mean loss, with one more sample lost, is at most `risk`; or -1.
 
     Args:
-        losses: (s, n) in [0, 1]. The proof needs losses that only grow along the row, so a sample that was
-            lost once counts as lost from there on.
+        n_lost: (s,) of n samples; must only grow.
+        n: How many there are.
         risk: In (0, 1).
     """
-    grown = np.maximum.accumulate(losses, axis=0)
-    bounds = (grown.sum(axis=1) + 1) / (losses.shape[1] + 1)
-    return int(np.flatnonzero(bounds <= risk)[-1]) if bounds[0] <= risk else -1
+    return int(np.searchsorted((np.asarray(n_lost) + 1) / (n + 1), risk, side="right")) - 1
 
 
 def _check(cascade: Cascade, risk: float, confidence: float) -> None:
@@ -237,4 +248,8 @@ def _fewest(risk: float, confidence: float, method: Method) -> int:
     """Samples of which none may be lost."""
     if method == "conformal-risk-control":
         return int(np.ceil(1 / risk)) - 1
-    return int(np.ceil(np.log(1 - confidence) / np.log(1 - risk)))
+    none, too_many = np.zeros(1, np.intp), 1
+    # More samples help where one more of them may be lost.
+    while further_p_values(none, (n := int(np.ceil(round(too_many / risk, 6)))), risk) > 1 - confidence:
+        too_many += 1
+    return n

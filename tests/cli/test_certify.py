@@ -64,7 +64,7 @@ def test_evaluate_prints_the_certificate(cascade_path: Path, tmp_path: Path) -> 
 def test_what_cannot_be_guaranteed_is_one_line(cascade_path: Path, tmp_path: Path) -> None:
     code, out, err = run("certify", cascade_path, "--risk", "0.001", "-o", tmp_path / "c.json")
     assert (code, out) == (1, "")
-    assert "600 samples of 'test' are too few to guarantee a risk of 0.001; at least 2995 are needed" in err
+    assert "600 samples of 'test' are too few to guarantee a risk of 0.001; at least 4000 are needed" in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "c.json").exists()
 

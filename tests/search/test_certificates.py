@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from encas.cascade import Cascade, Stage, exit_fractions
 from encas.errors import InvalidInput
@@ -15,6 +16,7 @@ from encas.search.certificates import (
     binomial_p_values,
     conformal_risk_control,
     fixed_sequence,
+    further_p_values,
     hoeffding_bentkus_p_values,
 )
 
@@ -54,14 +56,23 @@ def test_a_fixed_sequence_ends_at_the_first_failure() -> None:
 
 
 def test_conformal_risk_control_counts_one_sample_more() -> None:
-    losses = np.zeros((4, 19), bool)
-    losses[1, 0] = losses[2, 1] = True  # a sample that was lost once stays lost
-    losses[3, :5] = True
+    n_lost = np.array([0, 1, 2, 5])
     # Of 20 samples 1, 2, 3 and 6 are counted as lost.
-    assert conformal_risk_control(losses, 0.15) == 2
-    assert conformal_risk_control(losses, 0.149) == 1
-    assert conformal_risk_control(losses, 0.3) == 3
-    assert conformal_risk_control(losses, 0.049) == -1
+    assert conformal_risk_control(n_lost, 19, 0.15) == 2
+    assert conformal_risk_control(n_lost, 19, 0.149) == 1
+    assert conformal_risk_control(n_lost, 19, 0.3) == 3
+    assert conformal_risk_control(n_lost, 19, 0.049) == -1
+
+
+def test_p_values_of_further_samples_can_be_counted_by_hand() -> None:
+    # Of 2 + 2 samples more than none of the second two is lost, and none of the first: the first that gets
+    # lost is one of the second two, or with one of the first lost, at least one of the first two lost is.
+    np.testing.assert_allclose(further_p_values(np.array([0, 1]), 2, 0.4), [1 / 2, 5 / 6])
+
+
+def test_further_samples_are_harder_to_guarantee_than_all_there_are() -> None:
+    n_lost = np.arange(0, 45)
+    assert np.all(further_p_values(n_lost, 5000, 0.01) > binomial_p_values(n_lost, 5000, 0.01))
 
 
 # --- the path of thresholds ---
@@ -206,7 +217,7 @@ def test_exit_fractions_of_a_certified_cascade_are_those_of_its_path(pool_path: 
         ({"confidence": 1.0}, "confidence: must be between 0 and 1, got 1"),
         ({"loss": "speed"}, "loss 'speed': must be one of accuracy, consistency"),
         ({"method": "magic"}, "method 'magic': must be one of learn-then-test, conformal-risk-control"),
-        ({"risk": 0.004}, "600 samples of 'test' are too few to guarantee a risk of 0.004; at least 748"),
+        ({"risk": 0.004}, "600 samples of 'test' are too few to guarantee a risk of 0.004; at least 1000"),
         ({"risk": 0.001, "method": "conformal-risk-control"}, "at least 999 are needed"),
         ({"split": "train"}, "no split 'train'"),
     ],
@@ -225,19 +236,41 @@ def test_one_stage_has_nothing_to_certify(pool_path: Path) -> None:
 # --- the guarantee ---
 
 
+def lost_along_the_path(pool_path: Path, loss: Any) -> NDArray[np.float64]:
+    """(s, 600) what is lost of the test split, and stays lost."""
+    pool = Pool.open(pool_path)
+    losses = ThresholdPath.of(TWO, pool, "test").losses(loss, pool.labels("test"))
+    return np.maximum.accumulate(losses, axis=0).astype(np.float64)
+
+
+def ends(lost: NDArray[np.float64], n: int, risk: float, delta: float) -> list[int]:
+    """Where the certificates end that rest on (s, times) losses of n samples."""
+    p_values = np.maximum(
+        binomial_p_values(lost, n, risk), further_p_values(lost.round().astype(int), n, risk)
+    )
+    return [fixed_sequence(column, delta) for column in p_values.T]
+
+
 @pytest.mark.parametrize("loss", ["accuracy", "consistency"])
 def test_the_risk_is_exceeded_as_rarely_as_stated(pool_path: Path, loss: Any) -> None:
-    pool = Pool.open(pool_path)
-    path = ThresholdPath.of(TWO, pool, "test")
-    losses = path.losses(loss, pool.labels("test"))
-    truth = losses.mean(axis=1)  # these 600 stand for all there are; certificates rest on draws from them
-    rng, times, risk, delta = np.random.default_rng(1), 1000, 0.05, 0.1
+    lost = lost_along_the_path(pool_path, loss)
+    true = lost.mean(axis=1)  # these 600 stand for all there are; certificates rest on draws from them
+    rng, times, n, risk, delta = np.random.default_rng(1), 1000, 400, 0.05, 0.1
     # How often each sample is drawn: what is lost is then a product of matrices.
-    draws = rng.multinomial(400, np.full(600, 1 / 600), size=times)
-    lost = losses.astype(np.float64) @ draws.T
-    rows = [fixed_sequence(p_values, delta) for p_values in binomial_p_values(lost, 400, risk).T]
-    exceeded = np.mean(truth[rows] > risk)
-    assert 0 < exceeded <= delta + 2 * np.sqrt(delta * (1 - delta) / times)
-    grown = np.maximum.accumulate(losses, axis=0).astype(np.float64) @ draws.T
-    rows = [int(np.flatnonzero((some + 1) / 401 <= risk)[-1]) for some in grown.T]
-    assert 0.5 * risk < np.mean(truth[rows]) <= risk
+    drawn = lost @ rng.multinomial(n, np.full(600, 1 / 600), size=times).T
+    bound = delta + 2 * np.sqrt(delta * (1 - delta) / times)
+    exceeded = true[[fixed_sequence(p, delta) for p in binomial_p_values(drawn, n, risk).T]] > risk
+    assert 0.01 < exceeded.mean() <= bound
+    assert np.mean(true[ends(drawn, n, risk, delta)] > risk) <= exceeded.mean()
+    controlled = [conformal_risk_control(column, n, risk) for column in drawn.T]
+    assert 0.5 * risk < true[controlled].mean() <= risk
+
+
+@pytest.mark.parametrize("loss", ["accuracy", "consistency"])
+def test_as_many_further_samples_lose_no_more_than_stated_as_rarely(pool_path: Path, loss: Any) -> None:
+    lost = lost_along_the_path(pool_path, loss)
+    rng, times, n, risk, delta = np.random.default_rng(2), 1000, 300, 0.05, 0.1
+    first = np.array([rng.permutation(600) < n for _ in range(times)], np.float64)
+    found = ends(lost @ first.T, n, risk, delta)
+    further = (lost @ (1 - first.T))[found, np.arange(times)] / n
+    assert 0.02 < np.mean(further > risk) <= delta + 2 * np.sqrt(delta * (1 - delta) / times)
