@@ -223,11 +223,15 @@ def plot(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="A .png, or a .html that says what each point is.")
     ] = Path("fronts.png"),
+    cascade: Annotated[
+        Path | None, typer.Option("--cascade", metavar="CASCADE", help="A candidate to mark.")
+    ] = None,
 ) -> None:
-    """Draw several fronts in one picture.
+    """Draw fronts in one picture; those that only their seeds tell apart as their median and a band.
 
     Example: encas plot front-a front-b -o fronts.png
     """
+    from encas import Cascade
     from encas.cli.output import print_line
     from encas.front import Front
     from encas.search.picture import draw_html, draw_png
@@ -235,7 +239,8 @@ def plot(
     writers = {".png": draw_png, ".html": draw_html}
     if out.suffix not in writers:
         raise typer.BadParameter(f"'{out}': the picture's name must end in .png or .html")
-    writers[out.suffix]([Front.open(front) for front in fronts], out)
+    chosen = None if cascade is None else Cascade.read(cascade)
+    writers[out.suffix]([Front.open(front) for front in fronts], out, chosen)
     print_line(f"wrote {out}")
 
 
