@@ -76,7 +76,8 @@ class Drawing:
         )
         if chosen is not None and all(curve.chosen is None for curve in curves):
             raise InvalidInput(
-                f"cascade '{chosen}': is no candidate of {', '.join(str(f.path) for f in fronts)}"
+                f"cascade '{chosen}': is no candidate of a front that is drawn on its own: "
+                f"{', '.join(str(front.path) for front in fronts)}"
             )
         bands = {
             "all seeds" if len(group) > 1 else "where 95 of 100 tests will be"

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -283,6 +284,18 @@ def test_plot_overlays_fronts(run: Run, front: Path, pool_path: Path, tmp_path: 
     code, _, err = run("plot", front, "-o", tmp_path / "fronts.gif")
     assert code == 2
     assert ".png or .html" in err
+
+
+def test_plot_marks_a_cascade_that_was_picked(run: Run, front: Path, tmp_path: Path) -> None:
+    run("pick", front, "--min-accuracy", "0.8", "-o", tmp_path / "c.json")
+    options = ["--cascade", tmp_path / "c.json", "-o", tmp_path / "front.html"]
+    assert run("plot", front, *options)[0] == 0
+    assert '"name":"chosen"' in (tmp_path / "front.html").read_text()
+    text = (tmp_path / "c.json").read_text()
+    (tmp_path / "c.json").write_text(re.sub(r'"threshold": [0-9.]+', '"threshold": 0.123', text))
+    code, _, err = run("plot", front, *options)
+    assert code == 1
+    assert "is no candidate of a front that is drawn on its own" in err
 
 
 def test_every_command_shows_an_example(run: Run) -> None:

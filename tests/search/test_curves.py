@@ -52,8 +52,9 @@ def test_a_front_is_drawn_by_what_was_kept_out_of_the_search() -> None:
     assert interval is not None
     assert (curve.low[0], curve.high[0]) == (100 * interval.low, 100 * interval.high)
     assert curve.texts[1] == (
-        f"cascade 2 of 2: 60.00% at 4 MMACs\nexpect {interval.low:.2%} to {interval.high:.2%} on 100 new samples"
-        "\nmember0.75: above 0.5 (75.0%)\nlast: the rest (25.0%)"
+        "cascade 2 of 2: 60.00% at 4 MMACs\n"
+        f"expect {interval.low:.2%} to {interval.high:.2%} on 100 new samples\n"
+        "member0.75: above 0.5 (75.0%)\nlast: the rest (25.0%)"
     )
     assert drawing.singles.accuracy.tolist() == [pytest.approx(55)]
     assert "kept out of the search" in drawing.title
@@ -102,7 +103,9 @@ def test_a_chosen_cascade_is_found_or_the_error_says_so() -> None:
     front = make_front("one", [(1, 0.5), (4, 0.75)])
     drawing = Drawing.of([front], front.candidates[1].cascade)
     assert drawing.curves[0].chosen == 1
-    with pytest.raises(InvalidInput, match="cascade 'other': is no candidate of one"):
+    with pytest.raises(
+        InvalidInput, match="cascade 'other': is no candidate of a front that is drawn on its own: one"
+    ):
         Drawing.of([front], Cascade(stages=(Stage(member="other"),)))
 
 
