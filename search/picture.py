@@ -168,9 +168,8 @@ def draw_html(fronts: Sequence[Front], path: Path, chosen: Cascade | None = None
         full_html=True,
         post_script=_KEYS,
     )
-    page = page.replace("<html>", '<html lang="en">', 1).replace(
-        "<head>", f"<head><title>{drawing.title}</title>", 1
-    )
+    head = f"<head><title>{drawing.title}</title><style>body {{ margin: 0 }}</style>"
+    page = page.replace("<html>", '<html lang="en">', 1).replace("<head>", head, 1)
     write_bytes(path, page.encode())
 
 

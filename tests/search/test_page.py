@@ -140,6 +140,7 @@ def test_nothing_on_the_page_lies_outside_or_over_something_else(page: Any) -> N
     )
     for name, left, top, right, bottom in boxes:
         assert 0 <= left < right <= 1200 and 0 <= top < bottom <= 900, name
+    assert page.evaluate("document.documentElement.scrollHeight") <= 900
     for i, (name, left, top, right, bottom) in enumerate(boxes):
         for other, left2, top2, right2, bottom2 in boxes[i + 1 :]:
             apart = right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
