@@ -22,7 +22,7 @@ _JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
 
 # Pillow returns the memory of every image, and the system may clear it again for the next one, which takes
 # longer than decoding a photograph. So a few blocks, of 16 MB at most, are kept.
-pillow.core.set_blocks_max(max(8, pillow.core.get_blocks_max()))
+pillow.core.set_blocks_max(max(8, pillow.core.get_blocks_max()))  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
