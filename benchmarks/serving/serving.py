@@ -237,18 +237,19 @@ def picture(rows: list, path: Path) -> None:
     servers = list(dict.fromkeys(row["server"] for row in rows))
     figure, axes = plt.subplots(2, len(kinds), figsize=(6 * len(kinds), 7), squeeze=False)
     for column, kind in enumerate(kinds):
-        for line, (key, title) in enumerate((("requests_per_s", "requests/s"), ("p99_ms", "p99 ms"))):
+        for line, (key, title) in enumerate(
+            (("requests_per_s", "requests/s"), ("p99_ms", "p99 latency, ms"))
+        ):
             for i, server in enumerate(servers):
                 mine = [row for row in rows if row["input"] == kind and row["server"] == server]
-                places = np.arange(len(mine)) + 0.8 * i / len(servers)
+                places = np.arange(len(mine)) + 0.8 * (i + 0.5) / len(servers)
                 axes[line, column].bar(places, [row[key] for row in mine], 0.8 / len(servers), label=server)
                 axes[line, column].set_xticks(
                     np.arange(len(mine)) + 0.4, [f"concurrency {row['concurrency']}" for row in mine]
                 )
-            axes[line, column].set_title(f"{kind}: {title}")
-        axes[1, column].set_yscale("log")
-    axes[0, 0].legend()
-    figure.tight_layout()
+            axes[line, column].set(title=kind, ylabel=title)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=len(servers))
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
     figure.savefig(path, dpi=120)
 
 
