@@ -14,7 +14,7 @@ from encas.pool import Latency, Member
 
 Kind = Literal["macs", "latency", "throughput"]
 Unit = Literal["MACs", "s"]
-_Setting = tuple[str, str, str]  # machine, provider, precision
+_Setting = tuple[str, str]  # machine, provider
 
 
 class CostModel(Protocol):
@@ -185,13 +185,24 @@ def cost_model(members: Sequence[Member], objective: Objective, n: int) -> CostM
     return Timed.of(times, None if objective.kind == "throughput" else batch, n)
 
 
+def taking_part(members: Sequence[Member], objective: Objective) -> tuple[Member, ...]:
+    """Leave out variants that were not measured where the objective says.
+
+    An fp16 variant has no business on a CPU, nor need an int8 one have any on a GPU; of every other member
+    the time must be known.
+    """
+    if objective.kind == "macs":
+        return tuple(members)
+    return tuple(member for member in members if member.variant is None or _fitting(member, objective))
+
+
 def member_times(members: Sequence[Member], objective: Objective) -> tuple[list[MemberTime], int]:
     """Find what members take where the objective says, and the batch size that it means.
 
     Raises:
         InvalidInput: A member was not measured, or measurements of several machines would be mixed.
     """
-    fitting = {member.name: [e for e in member.latency if _fits(e, objective)] for member in members}
+    fitting = {member.name: _fitting(member, objective) for member in members}
     missing = [name for name, entries in fitting.items() if not entries]
     if missing:
         raise InvalidInput(
@@ -224,18 +235,25 @@ def _only(settings: set[_Setting], objective: Objective) -> _Setting:
             f"objective '{objective}': no machine and provider was measured for all members; "
             "measure them again: encas pool measure POOL"
         )
-    machine, provider, _ = min(settings)
-    found = ", ".join(f"{p} on {m} ({q})" for m, p, q in sorted(settings))
+    machine, provider = min(settings)
+    found = ", ".join(f"{p} on {m}" for m, p in sorted(settings))
     one = replace(objective, provider=provider, machine=machine)
     raise InvalidInput(
-        f"objective '{objective}': times must come from one machine, provider and precision; found {found}; "
+        f"objective '{objective}': times must come from one machine and provider; found {found}; "
         f"name one, as in '{one}'"
     )
 
 
-def _fits(entry: Latency, objective: Objective) -> bool:
-    return objective.provider in (None, entry.provider) and (objective.machine or "") in entry.machine
+def _fitting(member: Member, objective: Objective) -> list[Latency]:
+    """Times of a member where the objective says; those of a network in another precision are not its own."""
+    return [
+        entry
+        for entry in member.latency
+        if entry.precision == member.precision
+        and objective.provider in (None, entry.provider)
+        and (objective.machine or "") in entry.machine
+    ]
 
 
 def _setting(entry: Latency) -> _Setting:
-    return (entry.machine, entry.provider, entry.precision)
+    return (entry.machine, entry.provider)

@@ -13,7 +13,7 @@ import numpy as np
 
 from encas import __version__
 from encas.cascade import Cascade, Evaluated, PoolReference
-from encas.cost import CostModel, Objective, cost_model
+from encas.cost import CostModel, Objective, cost_model, taking_part
 from encas.errors import InvalidInput, require
 from encas.front import Candidate, Front, FrontFile, Single
 from encas.pool import Member, Pool
@@ -47,8 +47,8 @@ class Problem:
     @classmethod
     def of(cls, pool: Pool, split: str, objective: str, max_stages: int) -> "Problem":
         """Take every member with outputs on a split."""
-        members = pool.members_with(split)
         goal = Objective.parse(objective)
+        members = taking_part(pool.members_with(split), goal)
         # A member after itself changes no answer.
         stages = 1 if len(members) == 1 else max_stages
         return cls(pool, split, goal, members, cost_model(members, goal, pool.split(split).n), stages)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from encas.cost import Objective, PerSample, Timed, cost_model, member_times
+from encas.cost import Objective, PerSample, Timed, cost_model, member_times, taking_part
 from encas.errors import InvalidInput
-from encas.pool import Latency, Member
+from encas.member import Latency, Member, Variant
 
 
 def timing(latency_s: float, batch: int = 1, provider: str = "cpu", machine: str = "desk") -> Latency:
@@ -105,6 +105,30 @@ def test_two_providers_must_be_told_apart() -> None:
     with pytest.raises(InvalidInput, match="name one, as in 'latency:c"):
         singles(members, "latency")
     assert singles(members, "latency:cuda") == [0.5, 0.5]
+
+
+def test_members_of_several_precisions_are_timed_each_in_its_own() -> None:
+    half = timing(0.25).model_copy(update={"precision": "fp16"})
+    fast = timing(0.5).model_copy(update={"precision": "int8"})
+    quantised = member("b", timing(9.0), fast).model_copy(update={"precision": "int8"})
+    assert singles([member("a", half, timing(1.0)), quantised], "latency:cpu") == [1.0, 0.5]
+    with pytest.raises(InvalidInput, match="no such latency is recorded for b"):
+        singles([member("a", timing(1.0)), quantised.model_copy(update={"precision": "fp16"})], "latency")
+
+
+def test_machines_are_not_mixed_within_a_pool_of_several_precisions_either() -> None:
+    fast = timing(0.5, machine="server").model_copy(update={"precision": "int8"})
+    quantised = member("b", fast).model_copy(update={"precision": "int8"})
+    with pytest.raises(InvalidInput, match="no machine and provider was measured for all"):
+        singles([member("a", timing(1.0)), quantised], "latency")
+
+
+def test_variants_that_were_not_measured_there_take_no_part_in_a_search_by_time() -> None:
+    half = member("a.fp16").model_copy(update={"precision": "fp16", "variant": Variant(of="a")})
+    members = [member("a", timing(1.0)), half]
+    assert taking_part(members, Objective.parse("latency:cpu")) == (members[0],)
+    assert taking_part(members, Objective.parse("macs")) == (*members,)
+    assert taking_part([member("b")], Objective.parse("latency")) == (member("b"),)
 
 
 def test_a_batch_that_was_not_measured_lies_between_those_that_were() -> None:

@@ -83,7 +83,9 @@ def recorded(given: Path, folder: Path) -> RealPool:
     images = {}
     for split in ("val", "test"):
         data = pool.split(split).data
-        same = record(folder / f"{given.name}-pool", specs, pool.path / data.path, split=split, rows=data.rows)
+        same = record(
+            folder / f"{given.name}-pool", specs, pool.path / data.path, split=split, rows=data.rows
+        )
         images[split] = open_images(pool.path / data.path).rows(data.rows).images
     return RealPool(same, images["val"], images["test"])
 
