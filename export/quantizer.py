@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -42,11 +43,14 @@ def quantize(source: Path, target: Path, calibration: Path) -> None:
     """Write `source` with int8 weights (a range for each channel) and uint8 activations, as QDQ nodes.
 
     The softmax stays in float32: confidences are compared with thresholds, and with 256 values between 0 and
-    1 a thousand probabilities miss the sum of 1 by tenths.
+    1 a thousand probabilities miss the sum of 1 by tenths. So does the last layer: the means that come into
+    it often lie half-way between two values of 8 bits, and which one they become would depend on the order in
+    which they were summed, which depends on how many images are answered together.
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        kept = _last_layer(prepared)
         session = InferenceSession(str(prepared), providers=["CPUExecutionProvider"])
         quantize_static(
             prepared,
@@ -54,11 +58,22 @@ def quantize(source: Path, target: Path, calibration: Path) -> None:
             Reader(session.get_inputs()[0].name, np.load(calibration, mmap_mode="r")),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[name for name in QDQRegistry if name != "Softmax"],
+            nodes_to_exclude=kept,
             per_channel=True,
             reduce_range=not has_vnni(),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
+
+
+def _last_layer(path: Path) -> list[str]:
+    """Name the last layer with weights, if it is not the only one; all nodes get names for it."""
+    model = onnx.load(path)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    onnx.save(model, path)
+    layers = [node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    return layers[-1:] if len(layers) > 1 else []
 
 
 def has_vnni(cpuinfo: Path = _CPU_FLAGS) -> bool:
