@@ -4,6 +4,7 @@ import pytest
 from encas.cost import Objective, PerSample, Timed, cost_model, member_times, taking_part
 from encas.errors import InvalidInput
 from encas.member import Latency, Member, Variant
+from encas.refinement import Corrections, Factors
 
 
 def timing(latency_s: float, batch: int = 1, provider: str = "cpu", machine: str = "desk") -> Latency:
@@ -150,6 +151,21 @@ def test_stages_of_a_batch_of_two_cost_by_hand() -> None:
     )
     found = Timed.of(times, batch, 4).mean(np.array([[0, 1], [1, -1]]), np.array([[4, 2], [4, 0]]), 4)
     assert found == pytest.approx([(1.5 + (4.0 * 2 + 7.0) / 4) / 2, 3.5])
+
+
+def test_corrections_multiply_runs_by_their_position_and_the_rest() -> None:
+    """Of one sample: 0.5 for decoding, 0.25 for preparing, runs of 1 and 4; half of the samples go on."""
+    entry = timing(1.0).model_copy(update={"prepare_s": 0.25, "decode_s": 0.5})
+    members = [member("a", entry), member("b", entry.model_copy(update={"latency_s": 4.0}))]
+    corrections = Corrections(members={"a": Factors(first=2.0, later=3.0)}, others=0.5, rest=10.0)
+    model = cost_model(members, Objective.parse("latency"), 4, corrections)
+    assert list(model.singles) == [2 + 7.5, 2 + 7.5]
+    stages, reached = np.array([[0, 1], [1, 0]]), np.array([[4, 2], [4, 2]])
+    assert model.mean(stages, reached, 4).tolist() == [2 + 1 + 7.5, 2 + 1.5 + 7.5]
+    unchanged = Corrections(members={}, others=1.0, rest=1.0)
+    usual = cost_model(members, Objective.parse("latency"), 4)
+    same = cost_model(members, Objective.parse("latency"), 4, unchanged)
+    assert same.mean(stages, reached, 4).tolist() == usual.mean(stages, reached, 4).tolist()
 
 
 def test_macs_of_stages_count_as_often_as_they_run() -> None:

@@ -1,6 +1,7 @@
 """Correcting a search by latency: run cascades of its front, correct the predictions, search on."""
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def refine(
     *,
     allow_code: bool = False,
     write: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[str, int], Advance] = lambda _what, _total: lambda _n, _words: None,
 ) -> Front:
     """Run cascades of a front, correct predicted times by what they took, and search on, until both agree.
@@ -101,6 +103,7 @@ def refine(
         search_on: `functools.partial(search, pool, objective=..., ...)`, without `out`.
         allow_code: Run the Python functions that `torch:` members name.
         write: Write `front.json` and the pictures into the front's folder.
+        clock: Seconds.
         progress: Makes a function that is told of each run, given what is done and how many runs there are.
 
     Returns:
@@ -118,7 +121,7 @@ def refine(
     rounds: list[Round] = []
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
-        cascades = Cascades(pool, split, Path(folder), device.provider, allow_code)
+        cascades = Cascades(pool, split, Path(folder), device.provider, allow_code, clock)
         while True:
             chosen = spread(front.candidates, n)
             advance = progress(f"round {len(rounds) + 1}", _PASSES * len(chosen))
