@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from encas.cascade import Cascade
 from encas.errors import InvalidInput
 from encas.files import FileModel, read_model, sha256_of
-from encas.pool import NAME
+from encas.member import NAME, Precision
 from encas.preprocess import Preprocess
 
 _BUNDLE_JSON = "bundle.json"
@@ -37,7 +37,7 @@ class BundleMember(FileModel):
     macs: int = Field(ge=0)
     params: int | None = None
     opset: int
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     source: str
     parity: Parity
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from encas.errors import InvalidInput
 from encas.latency import Curve, MemberTime, binomial
 from encas.pool import Latency, Member
+from encas.refinement import Corrections, Factors
 
 Kind = Literal["macs", "latency", "throughput"]
 Unit = Literal["MACs", "s"]
-_Setting = tuple[str, str, str]  # machine, provider, precision
+_Setting = tuple[str, str]  # machine, provider
 
 
 class CostModel(Protocol):
@@ -58,14 +59,22 @@ class Timed:
 
     singles: NDArray[np.float64]  # (m,)
     decode_s: float  # of one sample
-    run_s: NDArray[np.float64]  # (m + 1, n + 1); nothing for the last, which stands for no member
+    first_s: NDArray[np.float64]  # (m + 1, n + 1) of a first stage; nothing for the last, which is no member
+    run_s: NDArray[np.float64]  # (m + 1, n + 1) of later ones
     prepare_s: NDArray[np.float64]  # (m + 1, n + 1)
     specs: NDArray[np.intp]  # (m + 1,) equal for members that prepare images in the same way
     gain_s: NDArray[np.float64]  # (m + 1,) saved by a first stage that follows itself
     follows: NDArray[np.float64]  # (n + 1,) how often it does, by the samples that go on from it
 
     @classmethod
-    def of(cls, times: Sequence[MemberTime], batch: int | None, n: int) -> "Timed":
+    def of(
+        cls,
+        times: Sequence[MemberTime],
+        batch: int | None,
+        n: int,
+        factors: Sequence[Factors] | None = None,
+        rest: float = 1.0,
+    ) -> "Timed":
         """Tabulate for samples that arrive `batch` at a time, or in a queue that never empties.
 
         Args:
@@ -73,6 +82,8 @@ class Timed:
             batch: Its survivors, whose number is binomial, go on together. None: every stage is always given
                 as many samples as suit it best.
             n: Samples of the split.
+            factors: (m,) that correct the times of runs.
+            rest: Corrects the times of preparing and decoding.
         """
         specs = list(dict.fromkeys(time.preprocess for time in times))
         runs, prepares = [time.run for time in times], [time.prepare for time in times]
@@ -89,9 +100,15 @@ class Timed:
             decode_s = float(times[0].decode.at(np.array(batch))) / batch
             gain_s = np.array([float(time.gain.at(np.array(batch))) for time in times]) / batch
             follows = chances[:, 0]
+        decode_s, prepare_s = rest * decode_s, rest * prepare_s
+        first_s = run_s
+        if factors is not None:
+            first_s = run_s * np.array([factor.first for factor in factors])[:, None]
+            run_s = run_s * np.array([factor.later for factor in factors])[:, None]
         return cls(
-            singles=run_s[:, -1] + prepare_s[:, -1] + decode_s - gain_s * follows[0],
+            singles=first_s[:, -1] + prepare_s[:, -1] + decode_s - gain_s * follows[0],
             decode_s=decode_s,
+            first_s=np.vstack([first_s, np.zeros(n + 1)]),
             run_s=np.vstack([run_s, np.zeros(n + 1)]),
             prepare_s=np.vstack([prepare_s, np.zeros(n + 1)]),
             specs=np.array([*(specs.index(time.preprocess) for time in times), len(specs)]),
@@ -105,6 +122,7 @@ class Timed:
             raise ValueError(f"tabulated for {self.run_s.shape[1] - 1} samples, asked about {n}")
         specs = self.specs[members]
         costs = self.run_s[members, reached]
+        costs[:, 0] = self.first_s[members[:, 0], reached[:, 0]]
         for stage in range(members.shape[1]):
             is_new = (specs[:, :stage] != specs[:, stage : stage + 1]).all(axis=1)
             costs[:, stage] += is_new * self.prepare_s[members[:, stage], reached[:, stage]]
@@ -168,13 +186,16 @@ class Objective:
         return "MACs" if self.kind == "macs" else "s"
 
 
-def cost_model(members: Sequence[Member], objective: Objective, n: int) -> CostModel:
+def cost_model(
+    members: Sequence[Member], objective: Objective, n: int, corrections: Corrections | None = None
+) -> CostModel:
     """Say what cascades of some members cost.
 
     Args:
         members: Member i is number i in the model.
         objective: What counts.
         n: Samples of the split that exits are counted on.
+        corrections: Of times, where some cascades were run.
 
     Raises:
         InvalidInput: A member was not measured, or measurements of several machines would be mixed.
@@ -182,7 +203,21 @@ def cost_model(members: Sequence[Member], objective: Objective, n: int) -> CostM
     if objective.kind == "macs":
         return PerSample(np.array([member.macs for member in members], np.float64))
     times, batch = member_times(members, objective)
-    return Timed.of(times, None if objective.kind == "throughput" else batch, n)
+    size = None if objective.kind == "throughput" else batch
+    if corrections is None:
+        return Timed.of(times, size, n)
+    return Timed.of(times, size, n, [corrections.of(member.name) for member in members], corrections.rest)
+
+
+def taking_part(members: Sequence[Member], objective: Objective) -> tuple[Member, ...]:
+    """Leave out variants that were not measured where the objective says.
+
+    An fp16 variant has no business on a CPU, nor need an int8 one have any on a GPU; of every other member
+    the time must be known.
+    """
+    if objective.kind == "macs":
+        return tuple(members)
+    return tuple(member for member in members if member.variant is None or _fitting(member, objective))
 
 
 def member_times(members: Sequence[Member], objective: Objective) -> tuple[list[MemberTime], int]:
@@ -191,18 +226,11 @@ def member_times(members: Sequence[Member], objective: Objective) -> tuple[list[
     Raises:
         InvalidInput: A member was not measured, or measurements of several machines would be mixed.
     """
-    fitting = {member.name: [e for e in member.latency if _fits(e, objective)] for member in members}
-    missing = [name for name, entries in fitting.items() if not entries]
-    if missing:
-        raise InvalidInput(
-            f"objective '{objective}': no such latency is recorded for {missing[0]}"
-            + (f" and {len(missing) - 1} more members" if len(missing) > 1 else "")
-            + "; measure the pool first: encas pool measure POOL"
-        )
-    setting = _only(
-        set.intersection(*({_setting(e) for e in found} for found in fitting.values())), objective
-    )
-    entries = [[e for e in fitting[member.name] if _setting(e) == setting] for member in members]
+    machine, provider = setting(members, objective)
+    entries = [
+        [e for e in _fitting(member, objective) if (e.machine, e.provider) == (machine, provider)]
+        for member in members
+    ]
     common = set.intersection(*({e.batch for e in found} for found in entries))
     if not common:
         raise InvalidInput(
@@ -211,6 +239,24 @@ def member_times(members: Sequence[Member], objective: Objective) -> tuple[list[
         )
     times = [MemberTime.of(found, member.preprocess) for found, member in zip(entries, members, strict=True)]
     return times, objective.batch or min(common)
+
+
+def setting(members: Sequence[Member], objective: Objective) -> _Setting:
+    """Find the machine and the provider that the objective means.
+
+    Raises:
+        InvalidInput: A member was not measured, or measurements of several machines would be mixed.
+    """
+    fitting = {member.name: _fitting(member, objective) for member in members}
+    missing = [name for name, entries in fitting.items() if not entries]
+    if missing:
+        raise InvalidInput(
+            f"objective '{objective}': no such latency is recorded for {missing[0]}"
+            + (f" and {len(missing) - 1} more members" if len(missing) > 1 else "")
+            + "; measure the pool first: encas pool measure POOL"
+        )
+    settings = [{(e.machine, e.provider) for e in found} for found in fitting.values()]
+    return _only(set.intersection(*settings), objective)
 
 
 def _only(settings: set[_Setting], objective: Objective) -> _Setting:
@@ -224,18 +270,21 @@ def _only(settings: set[_Setting], objective: Objective) -> _Setting:
             f"objective '{objective}': no machine and provider was measured for all members; "
             "measure them again: encas pool measure POOL"
         )
-    machine, provider, _ = min(settings)
-    found = ", ".join(f"{p} on {m} ({q})" for m, p, q in sorted(settings))
+    machine, provider = min(settings)
+    found = ", ".join(f"{p} on {m}" for m, p in sorted(settings))
     one = replace(objective, provider=provider, machine=machine)
     raise InvalidInput(
-        f"objective '{objective}': times must come from one machine, provider and precision; found {found}; "
+        f"objective '{objective}': times must come from one machine and provider; found {found}; "
         f"name one, as in '{one}'"
     )
 
 
-def _fits(entry: Latency, objective: Objective) -> bool:
-    return objective.provider in (None, entry.provider) and (objective.machine or "") in entry.machine
-
-
-def _setting(entry: Latency) -> _Setting:
-    return (entry.machine, entry.provider, entry.precision)
+def _fitting(member: Member, objective: Objective) -> list[Latency]:
+    """Times of a member where the objective says; those of a network in another precision are not its own."""
+    return [
+        entry
+        for entry in member.latency
+        if entry.precision == member.precision
+        and objective.provider in (None, entry.provider)
+        and (objective.machine or "") in entry.machine
+    ]

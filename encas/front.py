@@ -11,6 +11,7 @@ from encas.cascade import Cascade, Evaluated, PoolReference
 from encas.cost import Unit
 from encas.errors import InvalidInput
 from encas.files import FileModel, read_model, write_model
+from encas.refinement import Refinement
 
 
 class Candidate(FileModel):
@@ -51,6 +52,7 @@ class FrontFile(FileModel):
     seconds: float = Field(ge=0)
     singles: tuple[Single, ...] = ()  # every member that took part, by name
     candidates: tuple[Candidate, ...] = Field(min_length=1)  # by rising cost, falling error
+    refinement: Refinement | None = None  # of a search by latency that was corrected by running cascades
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,37 @@ def batch_time_s(stages: Sequence[MemberTime], reached: Sequence[float], batch: 
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What the time of some batches, one after the other, is made of."""
+
+    run_s: NDArray[np.float64]  # (b, k) of each stage
+    rest_s: NDArray[np.float64]  # (b,) decoding and preparing
+    gain_s: NDArray[np.float64]  # (b,) saved because the first stage follows itself
+
+
+def parts_of(stages: Sequence[MemberTime], survivors: NDArray[np.intp], batch: int) -> Parts:
+    """Predict the parts, given how many samples each stage was run for.
+
+    Args:
+        stages: (k,)
+        survivors: (b, k) of each batch; the first follows one like the last.
+        batch: Samples that arrive together.
+    """
+    rest_s, prepared = stages[0].decode.at(np.full(len(survivors), batch)), set[Preprocess | None]()
+    for j, stage in enumerate(stages):
+        if stage.preprocess not in prepared:
+            rest_s = rest_s + stage.prepare.at(survivors[:, j])
+        prepared.add(stage.preprocess)
+    goes_on = survivors[:, 1] > 0 if len(stages) > 1 else np.zeros(len(survivors), np.bool_)
+    gain_s = np.where(np.roll(~goes_on, 1), stages[0].gain.at(np.array(batch)), 0.0)
+    return Parts(
+        run_s=np.stack([stage.run.at(survivors[:, j]) for j, stage in enumerate(stages)], axis=1),
+        rest_s=rest_s,
+        gain_s=gain_s,
+    )
+
+
+@dataclass(frozen=True)
 class Spread:
     """Time of a batch, over the batches that may arrive."""
 
@@ -133,14 +164,8 @@ def spread_of(
         n_batches: Batches drawn.
     """
     drawn = exit_stage[rng.integers(len(exit_stage), size=(n_batches, batch))]
-    total_s, prepared = stages[0].decode.at(np.full(n_batches, batch)), set[Preprocess | None]()
-    follows_itself = np.roll((drawn == 0).all(axis=1), 1)
-    total_s -= follows_itself * float(stages[0].gain.at(np.array(batch)))
-    for j, stage in enumerate(stages):
-        survivors = (drawn >= j).sum(axis=1)
-        total_s += stage.run.at(survivors)
-        if stage.preprocess not in prepared:
-            total_s += stage.prepare.at(survivors)
-        prepared.add(stage.preprocess)
+    survivors = np.stack([(drawn >= j).sum(axis=1) for j in range(len(stages))], axis=1)
+    parts = parts_of(stages, survivors, batch)
+    total_s = parts.run_s.sum(axis=1) + parts.rest_s - parts.gain_s
     median_s, p95_s = np.percentile(total_s, (50, 95))
     return Spread(float(total_s.mean()), float(median_s), float(p95_s))

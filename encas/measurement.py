@@ -45,12 +45,13 @@ class BatchTiming(FileModel):
 
 
 class Measurements(FileModel):
-    """Times of networks on one provider in one precision."""
+    """Times of networks on one provider."""
 
     format: Literal["encas-measurements/1"] = "encas-measurements/1"
     machine: Machine
     provider: str
     precision: str = "fp32"
+    precisions: Mapping[str, str] = Field(default_factory=dict)  # of members that compute in another one
     members: Mapping[str, tuple[BatchTiming, ...]]
 
     def latencies(self) -> dict[str, tuple[Latency, ...]]:
@@ -60,7 +61,7 @@ class Measurements(FileModel):
                 Latency(
                     machine=self.machine.name,
                     provider=self.provider,
-                    precision=self.precision,
+                    precision=self.precisions.get(name, self.precision),
                     batch=entry.batch,
                     latency_s=entry.latency_s.median,
                     p95_s=entry.latency_s.p95,

@@ -15,9 +15,22 @@ from pydantic import Field
 
 from encas.errors import InvalidInput
 from encas.files import FileModel, locked, read_model, read_npy, sha256_of, write_model, write_npy
-from encas.preprocess import Preprocess
+from encas.member import NAME, Latency, Member, Outputs, Variant
 
-NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+#@=-]{0,199}$"  # also a file name
+__all__ = [
+    "NAME",
+    "SUM_TOLERANCE",
+    "DataReference",
+    "Latency",
+    "Member",
+    "Outputs",
+    "Pool",
+    "PoolFile",
+    "Split",
+    "check_labels",
+    "check_probs",
+]
+
 # float16 keeps 11 bits: rounding moves a sum of probabilities by up to 5e-4, denormals by a little more.
 SUM_TOLERANCE = 5e-3
 _CHECK_ROWS = 4096
@@ -38,46 +51,6 @@ class Split(FileModel):
     labels: str  # file of (n,) class indices, relative to the pool
     sha256: str
     data: DataReference | None = None  # unknown for imported outputs
-
-
-class Latency(FileModel):
-    """One timing of one member."""
-
-    machine: str
-    provider: str
-    precision: str = "fp32"
-    batch: int = Field(ge=1)
-    latency_s: float = Field(gt=0)  # median time of one call on a whole batch
-    p95_s: float = Field(gt=0)
-    n: int = Field(ge=1)  # calls timed
-    overhead_s: float = Field(default=0, ge=0)  # what the executor adds to a call
-    prepare_s: float = Field(default=0, ge=0)  # from decoded images to what the network takes, all of a batch
-    decode_s: float = Field(default=0, ge=0)  # from the images as they come to decoded ones
-    gain_s: float = Field(default=0, ge=0)  # how much less it all takes if the same network has just run
-    noise: float | None = Field(default=None, ge=0)  # spread of the rounds' medians, as a share of the median
-
-
-class Outputs(FileModel):
-    """What a member answered on one split."""
-
-    probs: str  # file of (n, c) float16 probabilities, relative to the pool
-    sha256: str
-    engine: str  # what computed them
-    logit_gap: str | None = None  # file of (n,) float32 differences between the two largest logits
-
-
-class Member(FileModel):
-    """One network of a pool."""
-
-    name: str = Field(pattern=NAME)
-    source: str  # as timm:NAME (docs/command-line.md has them all), or "imported"
-    weights: str | None = None
-    sha256: str | None = None  # of the file that its weights came from
-    macs: int = Field(ge=0)  # multiply-accumulates for one sample
-    params: int | None = Field(default=None, ge=0)
-    preprocess: Preprocess | None = None  # None for imported outputs
-    latency: tuple[Latency, ...] = ()
-    outputs: Mapping[str, Outputs] = Field(default_factory=dict)
 
 
 class PoolFile(FileModel):
@@ -280,7 +253,17 @@ class Pool:
             outputs = dict(known.outputs if known and is_same else {})
             outputs[split] = Outputs(probs=file, sha256=digest, engine=engine)
             latency = known.latency if known and is_same else ()
-            return now._with_member(member.model_copy(update={"outputs": outputs, "latency": latency}))
+            variant = known.variant if known and is_same else member.variant
+            update = {"outputs": outputs, "latency": latency, "variant": variant}
+            return now._with_member(member.model_copy(update=update))
+
+    def with_variant(self, name: str, variant: Variant) -> "Pool":
+        """Note how a member was made; it does the same multiply-accumulates with the same weights."""
+        with locked(self.path):
+            now = self._now()
+            of = now.member(variant.of)
+            update = {"variant": variant, "macs": of.macs, "params": of.params}
+            return now._with_member(now.member(name).model_copy(update=update))
 
     def with_latency(self, measured: Mapping[str, Iterable[Latency]]) -> "Pool":
         """Add timings; one of the same machine, provider, precision and batch size is replaced."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from encas.export.packing import export
     from encas.export.recorder import record
     from encas.export.source import MemberSpec, Network, open_network
+    from encas.export.variants import quantize
 
 _HOMES = {
     "MemberSpec": "encas.export.source",
@@ -19,6 +20,7 @@ _HOMES = {
     "measure_pool": "encas.export.latency",
     "merge": "encas.export.merger",
     "open_network": "encas.export.source",
+    "quantize": "encas.export.variants",
     "record": "encas.export.recorder",
 }
 
@@ -30,6 +32,7 @@ __all__ = [
     "measure_pool",
     "merge",
     "open_network",
+    "quantize",
     "record",
 ]
 

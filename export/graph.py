@@ -9,9 +9,18 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from encas.errors import InvalidInput
 from encas.files import write_bytes
+from encas.member import Precision
 
 OLDEST_OPSET = 13  # from here on Softmax works along one axis; older graphs are converted
 OPSET = 18
+_INTEGER = (
+    "QLinear",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantize",
+    "ConvInteger",
+    "MatMulInteger",
+)
 _SAME_NUMBERS = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout")
 
 Dims = tuple[int | None, ...]  # None: any size
@@ -62,6 +71,14 @@ def opset_of(model: ModelProto) -> int:
     """Version of ONNX's own operators that the graph uses."""
     versions = (int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return next(versions, 1)
+
+
+def precision_of(model: ModelProto) -> Precision:
+    """Say what a graph computes in: the least that it holds."""
+    if any(node.op_type.startswith(_INTEGER) for node in model.graph.node):
+        return "int8"
+    is_half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return "fp16" if is_half else "fp32"
 
 
 def image_input(model: ModelProto, place: str) -> ValueInfoProto:

@@ -55,6 +55,17 @@ def find_inputs(
     )
 
 
+def recorded_images(pool: Pool, split: str) -> LabelledImages | None:
+    """Open the images that a split was recorded on; None if they are not where the pool says.
+
+    Raises:
+        InvalidInput: A file is there, and cannot be read.
+    """
+    if pool.split(split).data is None or not _place(pool, split, None).exists():
+        return None
+    return _images_of(pool, split, None)
+
+
 def _splits(cascade: Cascade, pool: Pool, wanted: str | None) -> Sequence[str]:
     """Splits on which all members have recorded outputs."""
     if wanted is not None:

@@ -40,7 +40,7 @@ def measure_pool(
 
     Args:
         pool: Where they were recorded.
-        names: Members; all by default.
+        names: Members; by default all that the provider is made for, see `suited`.
         batches: Sizes to time.
         provider: "cpu" or "cuda"; None takes the first of cuda and cpu that works.
         allow_code: Run the Python functions that `torch:` members name.
@@ -52,8 +52,7 @@ def measure_pool(
     """
     provider = choose_provider(provider)
     specs = [
-        spec_of(pool.member(name), pool.path, allow_code=allow_code)
-        for name in dict.fromkeys(names or pool.names)
+        spec_of(pool.member(name), pool.path, allow_code=allow_code) for name in suited(pool, names, provider)
     ]
     subjects: dict[str, Subject] = {}
     images = _images(pool)
@@ -62,10 +61,30 @@ def measure_pool(
             network = open_network(spec)
             file = Path(folder) / f"{spec.member_name}.onnx"
             network.write_onnx(file)
-            subjects[spec.member_name] = Subject(open_session(file, provider), network.preprocess)
+            subjects[spec.member_name] = Subject(
+                open_session(file, provider), network.preprocess, pool.member(spec.member_name).precision
+            )
             advance(1, f"opened {spec.member_name}")
     found = measure_members(subjects, images, batches, stopwatch=stopwatch, advance=advance)
     return pool.with_latency(found.latencies()), found
+
+
+def suited(pool: Pool, names: Sequence[str], provider: str) -> list[str]:
+    """Return the members that were named; of all members those that a provider is made for.
+
+    Raises:
+        InvalidInput: A member in fp16 was named, which a CPU computes by converting back and forth.
+    """
+    half = {member.name for member in pool.file.members if member.precision == "fp16"}
+    if provider != "cpu":
+        return list(dict.fromkeys(names or pool.names))
+    named = next((name for name in names if name in half), None)
+    if named is not None:
+        raise InvalidInput(
+            f"{pool.path}: member '{named}' is in fp16, which a CPU computes slower than fp32; measure it "
+            "where CUDA works: --provider cuda"
+        )
+    return list(dict.fromkeys(names or [name for name in pool.names if name not in half]))
 
 
 def _images(pool: Pool) -> Images | None:

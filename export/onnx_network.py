@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from encas.errors import InvalidInput, require
 from encas.export import graph
 from encas.export.macs import count_graph_macs
+from encas.member import Precision
 from encas.preprocess import Preprocess
 from encas.runtime import Session, open_session
 
@@ -26,6 +27,7 @@ class OnnxNetwork:
     n_classes: int
     macs: int
     params: int
+    precision: Precision
     engine: str
 
     def probs(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -71,6 +73,7 @@ def open_onnx(path: Path, preprocess: Preprocess, device: str) -> OnnxNetwork:
         n_classes=given.shape[1],
         macs=count_graph_macs(original, preprocess.shape, place),
         params=_count_weights(original),
+        precision=graph.precision_of(original),
         engine=f"onnxruntime {require('onnxruntime', 'cpu').__version__}" + (" cuda" * (device == "cuda")),
     )
 

@@ -185,6 +185,7 @@ def _write_member(spec: MemberSpec, pool: Pool, folder: Path, inputs: RealInputs
         macs=member.macs,
         params=member.params,
         opset=opset_of(onnx.load(path, load_external_data=False)),
+        precision=network.precision,
         source=f"onnx:{Path(spec.rest).name}" if spec.kind == "onnx" else member.source,
         parity=parity,
     )

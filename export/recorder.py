@@ -210,4 +210,5 @@ def _member(spec: MemberSpec, network: Network, pool: Path) -> Member:
         macs=network.macs,
         params=network.params,
         preprocess=network.preprocess,
+        precision=network.precision,
     )

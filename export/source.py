@@ -12,7 +12,7 @@ from pydantic import Field
 
 from encas.errors import InvalidInput, require
 from encas.files import FileModel, parse_model, read_yaml, sha256_of
-from encas.pool import NAME, Member
+from encas.member import NAME, Member, Precision
 from encas.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class Network(Protocol):
     @property
     def params(self) -> int:
         """Number of weights."""
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
 
     @property
     def engine(self) -> str:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from encas.errors import InvalidInput
 from encas.export.graph import dims_of, image_input, save
+from encas.member import Precision
 from encas.preprocess import Preprocess
 
 OPSET = 18
@@ -46,6 +47,7 @@ class TorchNetwork:
     device: str
     layout: torch.memory_format
     source: str
+    precision: Precision = "fp32"
 
     def probs(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, c) softmax outputs for (n, channels, height, width) inputs."""

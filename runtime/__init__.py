@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from encas.errors import require
 
 if TYPE_CHECKING:
-    from encas.runtime.executor import CascadeExecutor, Trace
+    from encas.runtime.executor import CascadeExecutor, Trace, open_executor
     from encas.runtime.images import decode
     from encas.runtime.preprocess import prepare, prepare_batch
     from encas.runtime.session import Session, open_session
@@ -16,6 +16,7 @@ _HOMES = {
     "Session": "encas.runtime.session",
     "Trace": "encas.runtime.executor",
     "decode": "encas.runtime.images",
+    "open_executor": "encas.runtime.executor",
     "open_session": "encas.runtime.session",
     "prepare": "encas.runtime.preprocess",
     "prepare_batch": "encas.runtime.preprocess",
@@ -26,6 +27,7 @@ __all__ = [
     "Session",
     "Trace",
     "decode",
+    "open_executor",
     "open_session",
     "prepare",
     "prepare_batch",

@@ -225,6 +225,25 @@ class CascadeExecutor:
             raise InvalidInput(f"{self.bundle.path}: '{name}' answered {probs.shape}, not {expected}")
 
 
+def open_executor(bundle: Bundle | Path | str, provider: str | None = None) -> CascadeExecutor:
+    """Open a bundle to answer with, on a provider that its members are made for.
+
+    An export is checked on a CPU whatever its precision, which `CascadeExecutor` allows.
+
+    Raises:
+        InvalidInput: As `CascadeExecutor`, or a member in fp16 would run on a CPU.
+    """
+    provider = choose_provider(provider)
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    half = next((member.name for member in bundle.stage_members if member.precision == "fp16"), None)
+    if provider == "cpu" and half is not None:
+        raise InvalidInput(
+            f"{bundle.path}: member '{half}' is in fp16, which a CPU computes slower than fp32; use "
+            "--provider cuda, or export a cascade of fp32 and int8 members"
+        )
+    return CascadeExecutor(bundle, provider)
+
+
 def _checked_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     gray, colour = pixels.ndim == 3 and pixels.shape[2] != 3, pixels.ndim == 4 and pixels.shape[3] == 3
     if not (gray or colour):

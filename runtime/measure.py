@@ -45,7 +45,6 @@ def measure_members(
     images: Images | None,
     batches: Sequence[int] = DEFAULT_BATCHES,
     *,
-    precision: str = "fp32",
     stopwatch: Stopwatch = DEFAULT_STOPWATCH,
     advance: Advance = _silent,
 ) -> Measurements:
@@ -55,7 +54,6 @@ def measure_members(
         subjects: By the names of the members; all on one provider.
         images: n >= 1, repeated to fill a batch; None times the networks on noise, and no preparing.
         batches: Sizes.
-        precision: Of the networks' weights.
         stopwatch: Repeats, and a clock.
         advance: Called once for each batch size, with the number of networks.
     """
@@ -69,8 +67,14 @@ def measure_members(
             timed[name].append(entry)
         advance(len(subjects), f"batch {batch}")
     members = {name: tuple(entries) for name, entries in timed.items()}
+    precisions = {name: subject.precision for name, subject in subjects.items()}
+    usual = next(iter(precisions.values())) if len(set(precisions.values())) == 1 else "fp32"
     return Measurements(
-        machine=this_machine(provider), provider=provider, precision=precision, members=members
+        machine=this_machine(provider),
+        provider=provider,
+        precision=usual,
+        precisions={name: precision for name, precision in precisions.items() if precision != usual},
+        members=members,
     )
 
 
@@ -179,15 +183,11 @@ def _members_of(
     members = {member.name: member for member in executor.bundle.stage_members}
     for precision in sorted({member.precision for member in members.values()}):
         subjects = {
-            name: Subject(executor.sessions[name], member.preprocess)
+            name: Subject(executor.sessions[name], member.preprocess, precision)
             for name, member in members.items()
             if member.precision == precision
         }
-        found.append(
-            measure_members(
-                subjects, images, batches, precision=precision, stopwatch=stopwatch, advance=advance
-            )
-        )
+        found.append(measure_members(subjects, images, batches, stopwatch=stopwatch, advance=advance))
     return tuple(found)
 
 

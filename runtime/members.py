@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from encas.cascade import Cascade, Rows, Stage, run_cascade
 from encas.measurement import BatchTiming
+from encas.member import Precision
 from encas.preprocess import Preprocess
 from encas.runtime.images import AnyImage, decode
 from encas.runtime.inputs import Inputs, Threads
@@ -25,6 +26,7 @@ class Subject:
 
     session: Session
     preprocess: Preprocess
+    precision: Precision = "fp32"
 
 
 def time_members(

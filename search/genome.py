@@ -105,6 +105,15 @@ class Space:
         stages = [Stage(member=name, threshold=t) for name, t in zip(names, [*guards, None], strict=True)]
         return Cascade(stages=tuple(stages))
 
+    def genome(self, cascade: Cascade, member_names: Sequence[str]) -> NDArray[np.intp]:
+        """(g,) the genome of a cascade that `cascade` wrote."""
+        genome = np.zeros(self.n_genes, np.intp)
+        for j, stage in enumerate(cascade.stages):
+            genome[j] = member_names.index(stage.member) + 1
+            if stage.threshold is not None:
+                genome[self.max_stages + j] = round(stage.threshold * NEVER)
+        return genome
+
 
 @njit(cache=True, nogil=True)
 def _compact(genomes: NDArray[np.intp], max_stages: int, out: NDArray[np.intp]) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,13 @@ import numpy as np
 
 from encas import __version__
 from encas.cascade import Cascade, Evaluated, PoolReference, Stage
-from encas.cost import CostModel, Objective, cost_model
+from encas.cost import CostModel, Objective, cost_model, taking_part
 from encas.errors import InvalidInput, require
 from encas.evaluation import evaluate, report
 from encas.front import Candidate, Front, FrontFile, Single
 from encas.held_out import HeldOut
 from encas.pool import Member, Pool
+from encas.refinement import Corrections
 from encas.search.algorithm import Algorithm, Genomes, Objectives
 from encas.search.checkpoint import Checkpoint
 from encas.search.drive import Progress, Watch, drive
@@ -49,15 +51,21 @@ class Problem:
 
     @classmethod
     def of(
-        cls, pool: Pool, split: str, objective: str, max_stages: int, report_fraction: float = 0.0
+        cls,
+        pool: Pool,
+        split: str,
+        objective: str,
+        max_stages: int,
+        report_fraction: float = 0.0,
+        corrections: Corrections | None = None,
     ) -> "Problem":
         """Take every member with outputs on a split."""
-        members = pool.members_with(split)
         goal = Objective.parse(objective)
+        members = taking_part(pool.members_with(split), goal)
         # A member after itself changes no answer.
         stages = 1 if len(members) == 1 else max_stages
         held_out = HeldOut.of(pool, split, report_fraction)
-        costs = cost_model(members, goal, len(held_out.rest))
+        costs = cost_model(members, goal, len(held_out.rest), corrections)
         return cls(pool, split, goal, members, costs, stages, held_out)
 
     @cached_property
@@ -88,6 +96,8 @@ def search(
     report_fraction: float = 0.0,
     workers: int = 1,
     seed_singles: bool = False,
+    start: Sequence[Cascade] = (),
+    corrections: Corrections | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
     checkpoint_every_s: float = 60.0,
@@ -111,6 +121,8 @@ def search(
             its cascades do there (`encas.held_out`): figures that nothing was chosen by, with intervals.
         workers: How many evaluate at the same time.
         seed_singles: Evaluate every member on its own first, and start from the best. The paper does not.
+        start: Cascades of an earlier front of the same members, to go on from.
+        corrections: Of predicted times, see `encas.search.device`; not for a search that writes to `out`.
         out: Folder for `front.json` and the pictures. While the search runs its evaluations are kept there,
             and the same call goes on from them after an interruption, to the same end.
         progress: Called now and then with the evaluations since the last call and a few words.
@@ -127,7 +139,7 @@ def search(
         raise InvalidInput(f"seed: must be at least 0, got {seed}")
     if algorithm not in ALGORITHMS:
         raise InvalidInput(f"algorithm '{algorithm}': must be one of {', '.join(ALGORITHMS)}")
-    problem = Problem.of(pool, split, objective, max_stages, report_fraction)
+    problem = Problem.of(pool, split, objective, max_stages, report_fraction, corrections)
     checkpoint = None if out is None else _prepared(Path(out), problem)
 
     evaluator = Evaluator.open(
@@ -143,7 +155,9 @@ def search(
     earlier = checkpoint.read(space.n_genes) if checkpoint else Evaluations.none(space.n_genes)
     ledger = Ledger(space.compact, evaluator.of_canonical, evaluations, earlier)
     singles = _singles(space)
-    seeds = singles if seed_singles else singles[:0]
+    names = [member.name for member in problem.members]
+    known = [space.genome(cascade, names) for cascade in start]
+    seeds = np.array([*(singles if seed_singles else singles[:0]), *known]).reshape(-1, space.n_genes)
     ledger.objectives(seeds)
     exhaustive = math.prod(space.n_values.tolist()) <= evaluations
     chosen = Exhaustive(space.n_values) if exhaustive else _algorithm(algorithm, space, seed, seeds)

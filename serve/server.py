@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from encas.bundle import Bundle
 from encas.errors import InvalidInput
-from encas.runtime.executor import CascadeExecutor
+from encas.runtime.executor import open_executor
 from encas.serve.app import create_app
 from encas.serve.grpc_server import GrpcServer
 from encas.serve.logs import RequestLog
@@ -81,7 +81,7 @@ def run_worker(
         observers.append(RequestLog())
     app = create_app(
         bundles,
-        load=lambda bundle: CascadeExecutor(bundle, options.provider),
+        load=lambda bundle: open_executor(bundle, options.provider),
         loaded=loaded,
         limits=options.limits,
         repository_path=options.repository,

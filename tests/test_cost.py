@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from encas.cost import Objective, PerSample, Timed, cost_model, member_times
+from encas.cost import Objective, PerSample, Timed, cost_model, member_times, taking_part
 from encas.errors import InvalidInput
-from encas.pool import Latency, Member
+from encas.member import Latency, Member, Variant
+from encas.refinement import Corrections, Factors
 
 
 def timing(latency_s: float, batch: int = 1, provider: str = "cpu", machine: str = "desk") -> Latency:
@@ -107,6 +108,30 @@ def test_two_providers_must_be_told_apart() -> None:
     assert singles(members, "latency:cuda") == [0.5, 0.5]
 
 
+def test_members_of_several_precisions_are_timed_each_in_its_own() -> None:
+    half = timing(0.25).model_copy(update={"precision": "fp16"})
+    fast = timing(0.5).model_copy(update={"precision": "int8"})
+    quantised = member("b", timing(9.0), fast).model_copy(update={"precision": "int8"})
+    assert singles([member("a", half, timing(1.0)), quantised], "latency:cpu") == [1.0, 0.5]
+    with pytest.raises(InvalidInput, match="no such latency is recorded for b"):
+        singles([member("a", timing(1.0)), quantised.model_copy(update={"precision": "fp16"})], "latency")
+
+
+def test_machines_are_not_mixed_within_a_pool_of_several_precisions_either() -> None:
+    fast = timing(0.5, machine="server").model_copy(update={"precision": "int8"})
+    quantised = member("b", fast).model_copy(update={"precision": "int8"})
+    with pytest.raises(InvalidInput, match="no machine and provider was measured for all"):
+        singles([member("a", timing(1.0)), quantised], "latency")
+
+
+def test_variants_that_were_not_measured_there_take_no_part_in_a_search_by_time() -> None:
+    half = member("a.fp16").model_copy(update={"precision": "fp16", "variant": Variant(of="a")})
+    members = [member("a", timing(1.0)), half]
+    assert taking_part(members, Objective.parse("latency:cpu")) == (members[0],)
+    assert taking_part(members, Objective.parse("macs")) == (*members,)
+    assert taking_part([member("b")], Objective.parse("latency")) == (member("b"),)
+
+
 def test_a_batch_that_was_not_measured_lies_between_those_that_were() -> None:
     members = [member("a", timing(0.5), timing(1.5, batch=3))]
     assert singles(members, "latency:cpu:2") == [0.5]
@@ -126,6 +151,21 @@ def test_stages_of_a_batch_of_two_cost_by_hand() -> None:
     )
     found = Timed.of(times, batch, 4).mean(np.array([[0, 1], [1, -1]]), np.array([[4, 2], [4, 0]]), 4)
     assert found == pytest.approx([(1.5 + (4.0 * 2 + 7.0) / 4) / 2, 3.5])
+
+
+def test_corrections_multiply_runs_by_their_position_and_the_rest() -> None:
+    """Of one sample: 0.5 for decoding, 0.25 for preparing, runs of 1 and 4; half of the samples go on."""
+    entry = timing(1.0).model_copy(update={"prepare_s": 0.25, "decode_s": 0.5})
+    members = [member("a", entry), member("b", entry.model_copy(update={"latency_s": 4.0}))]
+    corrections = Corrections(members={"a": Factors(first=2.0, later=3.0)}, others=0.5, rest=10.0)
+    model = cost_model(members, Objective.parse("latency"), 4, corrections)
+    assert list(model.singles) == [2 + 7.5, 2 + 7.5]
+    stages, reached = np.array([[0, 1], [1, 0]]), np.array([[4, 2], [4, 2]])
+    assert model.mean(stages, reached, 4).tolist() == [2 + 1 + 7.5, 2 + 1.5 + 7.5]
+    unchanged = Corrections(members={}, others=1.0, rest=1.0)
+    usual = cost_model(members, Objective.parse("latency"), 4)
+    same = cost_model(members, Objective.parse("latency"), 4, unchanged)
+    assert same.mean(stages, reached, 4).tolist() == usual.mean(stages, reached, 4).tolist()
 
 
 def test_macs_of_stages_count_as_often_as_they_run() -> None:

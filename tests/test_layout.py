@@ -18,6 +18,8 @@ ALLOWED = {
     # Supernetworks stand before pools: what they hold is recorded and exported as other networks are.
     # They are evaluated on images that are prepared as they will be.
     "encas.search.nat": {"encas", "encas.search", "encas.runtime"},
+    # Runs cascades of a front, which it exports, to correct the search.
+    "encas.search.device": {"encas", "encas.search", "encas.runtime", "encas.export"},
     "encas.runtime": {"encas"},
     "encas.export": {"encas", "encas.runtime", "encas.search.nat"},
     "encas.serve": {"encas", "encas.runtime"},

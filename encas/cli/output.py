@@ -41,12 +41,12 @@ def print_next(*words: object) -> None:
 
 def print_measured(pool: "Pool", machine: str, provider: str, batch: int) -> None:
     """Print what to do with a pool after some of its members were timed."""
-    from encas.cost import Objective, member_times
+    from encas.cost import Objective, member_times, taking_part
     from encas.errors import InvalidInput
 
     for objective in (Objective("latency", provider, batch), Objective("latency", provider, batch, machine)):
         try:
-            member_times(pool.file.members, objective)
+            member_times(taking_part(pool.file.members, objective), objective)
         except InvalidInput:
             continue
         print_next("encas search --pool", pool.path, "--objective", objective)

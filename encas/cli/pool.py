@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
     pool.command("list")(list_)
     pool.command("check")(check)
     pool.command("merge")(merge)
+    pool.command("quantize")(quantize)
     pool.command("measure", cls=BatchCommand)(measure)
     app.add_typer(pool, name="pool")
 
@@ -228,6 +229,64 @@ def merge(
     print_next("encas search --pool", out)
 
 
+def quantize(
+    pool: PoolPath,
+    precision: Annotated[
+        str, typer.Option("--precision", help="int8 (for CPUs) or fp16 (for GPUs).")
+    ] = "int8",
+    member: Annotated[
+        list[str] | None,
+        typer.Option("--member", metavar="NAME", help="Only of this one; may be repeated."),
+    ] = None,
+    calibration: Annotated[
+        int, typer.Option("--calibration", help="Images that the ranges of an int8 network come from.")
+    ] = 128,
+    split: Annotated[
+        str, typer.Option("--split", help="Where these are from: what is searched on, never test.")
+    ] = "val",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda, for recording.")] = "cpu",
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+) -> None:
+    """Add a variant of each member in another precision, recorded on every split whose images are at hand.
+
+    A variant is a member like others, with its own outputs, time and ONNX file: what it is worth, the search
+    decides.
+
+    Example: `encas pool quantize pool --precision int8`
+    """
+    from encas.cli.output import allow_code as code_option
+    from encas.cli.output import print_json, print_line, print_next, progress
+    from encas.errors import InvalidInput
+    from encas.export import quantize
+    from encas.pool import Pool
+
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
+    opened = Pool.open(pool)
+    n_answers = sum(s.n for s in opened.file.splits.values() if s.data is not None)
+    n_members = len(set(member)) if member else sum(m.precision == "fp32" for m in opened.file.members)
+    with progress("quantizing", n_members * (1 + n_answers), quiet=as_json) as advance:
+        made = quantize(
+            opened,
+            member or (),
+            precision=precision,  # type: ignore[arg-type]  # checked behind the door
+            calibration=calibration,
+            split=split,
+            device=device,
+            allow_code=allow_code,
+            advance=advance,
+        )
+    of = set(member or opened.names)
+    pairs = [m for m in made.file.members if m.name in of or (m.variant is not None and m.variant.of in of)]
+    if as_json:
+        print_json(_told(made, pairs))
+        return
+    _print_members(made, pairs)
+    print_line(f"{pool}: {len(made.names)} members, {len(made.names) - len(opened.names)} of them new")
+    print_next("encas pool measure", pool, *code_option(made))
+
+
 def measure(
     pool: PoolPath,
     provider: Annotated[
@@ -250,12 +309,15 @@ def measure(
     """
     from encas.cli.output import print_json, print_line, print_measured, print_times, progress
     from encas.export import measure_pool
+    from encas.export.latency import suited
     from encas.pool import Pool
     from encas.runtime.measure import DEFAULT_BATCHES
+    from encas.runtime.session import choose_provider
 
     opened = Pool.open(pool)
-    names, batches = member or list(opened.names), sorted(set(batch or DEFAULT_BATCHES))
-    with progress("measuring", len(set(names)) * (1 + len(batches)), quiet=as_json) as advance:
+    provider = choose_provider(provider)
+    names, batches = suited(opened, member or (), provider), sorted(set(batch or DEFAULT_BATCHES))
+    with progress("measuring", len(names) * (1 + len(batches)), quiet=as_json) as advance:
         made, found = measure_pool(
             opened, names, batches, provider=provider, allow_code=allow_code, advance=advance
         )

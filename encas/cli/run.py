@@ -52,12 +52,12 @@ def run(
     """
     from encas.cli.output import print_json, progress
     from encas.errors import InvalidInput
-    from encas.runtime import CascadeExecutor
+    from encas.runtime import open_executor
     from encas.runtime.answers import Summary, Unreadable, answer_files, answers_file, find_images
 
     _hush_pillow()
     rows: list[Row] = []
-    with CascadeExecutor(bundle, provider) as executor, answers_file(out) as write:
+    with open_executor(bundle, provider) as executor, answers_file(out) as write:
         files = find_images(images)
         with progress("answered", len(files), quiet=as_json) as advance:
             for part in answer_files(executor, files, batch):
@@ -111,7 +111,7 @@ def measure(
     from encas.cli.output import print_json, print_note, progress
     from encas.errors import InvalidInput
     from encas.pool import Pool
-    from encas.runtime import CascadeExecutor
+    from encas.runtime import open_executor
     from encas.runtime.measure import DEFAULT_BATCHES, measure_bundle, measuring_steps
 
     _hush_pillow()
@@ -129,7 +129,7 @@ def measure(
             "those of your images; name IMAGES or --data"
         )
     samples, labels = _labelled(data, rows, opened) if data else (_samples(images or [], opened), None)
-    with CascadeExecutor(opened, provider) as executor:
+    with open_executor(opened, provider) as executor:
         steps = measuring_steps(executor, len(samples), batches)
         with progress("measuring", steps, quiet=as_json) as advance:
             found = measure_bundle(executor, samples, batches, labels=labels, advance=advance)

@@ -1,5 +1,7 @@
 """Commands around a front: search, pick, evaluate and plot."""
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
     from encas.front import Candidate, Front
     from encas.interval import Interval
     from encas.pool import Pool
+    from encas.search.device.cascades import Advance
+    from encas.search.device.run import SearchOn
 
 _SHOWN = 8  # rows of a front that fit a glance
 
@@ -70,6 +74,18 @@ def search(
     seed_singles: Annotated[
         bool, typer.Option("--seed-singles", help="Start from the members on their own; the paper does not.")
     ] = False,
+    refine_on_device: Annotated[
+        int,
+        typer.Option(
+            "--refine-on-device",
+            metavar="N",
+            min=0,
+            help="Run N cascades of the front here, correct the predicted times, search on, and so on.",
+        ),
+    ] = 0,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the Python functions that torch: members name.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Search a pool for cascades that trade accuracy against cost.
@@ -84,21 +100,27 @@ def search(
     from encas.search import search as search_pool
 
     opened = Pool.open(pool)
+    if refine_on_device:
+        from encas.search.device.run import Device
+
+        Device.of(opened, split, objective)  # says now what would stop it later
+    searching = partial(
+        search_pool,
+        opened,
+        evaluations=evaluations,
+        seed=seed,
+        algorithm=algorithm,  # type: ignore[arg-type]  # checked behind the door
+        objective=objective,
+        max_stages=max_stages,
+        split=split,
+        report_fraction=report_fraction,
+        workers=workers,
+        seed_singles=seed_singles,
+    )
     with progress("search", evaluations) as advance:
-        front = search_pool(
-            opened,
-            evaluations=evaluations,
-            seed=seed,
-            algorithm=algorithm,  # type: ignore[arg-type]  # checked behind the door
-            objective=objective,
-            max_stages=max_stages,
-            split=split,
-            report_fraction=report_fraction,
-            workers=workers,
-            seed_singles=seed_singles,
-            out=out,
-            progress=advance,
-        )
+        front = searching(out=out, progress=advance)
+    if refine_on_device:
+        front = _refined(front, opened, refine_on_device, searching, allow_code=allow_code)
     if as_json:
         print_json(front.file)
         return
@@ -112,6 +134,28 @@ def search(
     )
     wish = f"{front.figures(_middle(front).cascade).accuracy - 5e-5:.4f}"
     print_next("encas pick", out, "--min-accuracy", wish, "-o", "cascade.json")
+
+
+def _refined(front: "Front", pool: "Pool", n: int, searching: "SearchOn", *, allow_code: bool) -> "Front":
+    """Correct a front by running cascades of it, and say how well predictions agree in the end."""
+    from encas.cli.output import print_note, progress
+    from encas.search.device import refine
+
+    with ExitStack() as bars:
+
+        def bar(what: str, total: int) -> "Advance":
+            bars.close()
+            return bars.enter_context(progress(what, total))
+
+        front = refine(front, pool, n, searching, allow_code=allow_code, write=True, progress=bar)
+    found = front.file.refinement
+    assert found is not None
+    for number, round_ in enumerate(found.rounds, 1):
+        print_note(
+            f"refining: round {number}: predicted times of {len(round_.trials)} cascades are "
+            f"{round_.median_error:.1%} off what they took (median)"
+        )
+    return front
 
 
 def pick(

@@ -306,3 +306,21 @@ def test_ctrl_c_stops_with_one_line_and_keeps_what_was_done(digits_files: Path, 
     assert 0 < len(Pool.open(pool).names) < len(members)
     assert Pool.open(pool).problems() == []
     assert list(pool.rglob(".*")) == []
+
+
+def test_variants_are_shown_beside_the_members_they_were_made_of(pool: Path) -> None:
+    result = encas("pool", "quantize", pool, "--member", "hidden512", "--calibration", "50")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["hidden512", "hidden512.int8"]
+    assert lines[4:] == [f"{pool}: 3 members, 1 of them new", f"next: encas pool measure {pool}"]
+    assert "quantizing: 101/101" in result.stderr
+    assert encas("pool", "measure", pool, "--batch", "1", "--provider", "cpu").exit_code == 0
+    told = json.loads(encas("pool", "list", pool, "--json").stdout)
+    assert [(m["name"], m["precision"], m["latency"][0]["precision"]) for m in told["members"]] == [
+        ("hidden016", "fp32", "fp32"),
+        ("hidden512", "fp32", "fp32"),
+        ("hidden512.int8", "int8", "int8"),
+    ]
+    assert "ask for 32 to 100" in line_of(encas("pool", "quantize", pool, "--calibration", "101"))
+    assert "'gpu': must be cpu or cuda" in line_of(encas("pool", "quantize", pool, "--device", "gpu"))

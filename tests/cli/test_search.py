@@ -320,3 +320,37 @@ def test_ctrl_c_is_one_line_and_keeps_what_was_evaluated(pool_path: Path, tmp_pa
     assert process.returncode == 1
     assert err.splitlines()[-1].startswith("encas: stopped; nothing half-written is left")
     assert (tmp_path / "front" / "checkpoint.npz").exists()
+
+
+def test_a_search_by_latency_is_refined_on_this_machine(run: Run, digits_files: Path, tmp_path: Path) -> None:
+    words: list[object] = [
+        "--data",
+        digits_files / "digits.npz",
+        "--preprocess",
+        digits_files / "preprocess.yml",
+    ]
+    for name in ("hidden016", "hidden512"):
+        words += ["--member", f"onnx:{digits_files}/networks/{name}.onnx"]
+    assert run("pool", "record", tmp_path / "pool", *words)[0] == 0
+    assert run("pool", "measure", tmp_path / "pool", "--batch", 1, "--provider", "cpu")[0] == 0
+    searching: list[object] = [
+        "search",
+        "--pool",
+        tmp_path / "pool",
+        "--out",
+        tmp_path / "front",
+        "--evaluations",
+        300,
+    ]
+    code, out, err = run(*searching, "--objective", "latency:cpu:1", "--refine-on-device", 2)
+    assert code == 0, err
+    refinement = Front.open(tmp_path / "front").file.refinement
+    assert refinement is not None
+    told = [line for line in err.splitlines() if line.startswith("refining: round ")]
+    assert told[0].startswith("refining: round 1: predicted times of 2 cascades are ")
+    assert len(told) == len(refinement.rounds) >= 2
+    assert "cascades from" in out
+    code, out, err = run(*searching, "--refine-on-device", 2)
+    assert (code, out) == (1, "")
+    assert err.startswith("encas: objective 'macs': only a search by latency can be refined on the device")
+    assert err.count("\n") == 1
