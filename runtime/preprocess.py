@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image as pillow
 
 from encas.preprocess import Preprocess
-from encas.runtime.resize import resize_part
+from encas.runtime.resize import resize_pixels
 
 Tensor = NDArray[np.float32]  # (n, channels, height, width)
 _FILTERS = {
@@ -98,8 +98,8 @@ def cut(image: pillow.Image, spec: Preprocess) -> NDArray[np.uint8]:
     # Rounded as timm does, which is not the same as halving.
     top, left = round((height - spec.size[0]) / 2), round((width - spec.size[1]) / 2)
     crop = (left, top, left + spec.size[1], top + spec.size[0])
-    image = resize_part(image, (width, height), crop, _FILTERS[spec.interpolation])
-    return np.asarray(image, np.uint8).reshape(*spec.size, spec.channels)
+    pixels = resize_pixels(image, (width, height), crop, _FILTERS[spec.interpolation])
+    return pixels.reshape(*spec.size, spec.channels)
 
 
 def _filled(image: pillow.Image, spec: Preprocess) -> pillow.Image:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 pillow = pytest.importorskip("PIL.Image")
 
-from encas.runtime import resize  # noqa: E402
+from encas.runtime.axis import Axis  # noqa: E402
 from encas.runtime.resize import resize_part  # noqa: E402
 
 FILTERS = ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")
@@ -63,11 +63,11 @@ def test_the_middle_has_the_bytes_of_the_whole(
 
 
 def test_a_part_is_asked_for_by_itself_only_where_float32_can_say_where_it_lies() -> None:
-    assert resize._Axis(299, 256, 16, 240).edges() == (18.6875, 280.3125)
-    assert resize._Axis(500, 341, 58, 282).edges() is None  # 58 * 500 / 341 is no binary fraction
-    assert resize._Axis(500, 341, 0, 341).edges() == (0, 500)  # all of it is what Pillow does by itself
-    assert resize._Axis(372, 248, 12, 236).edges() == (18, 354)  # 372 is 12 times 31, 248 is 8 times 31
-    assert resize._Axis(4095, 8192, 1, 8191).edges() is None  # 8191 * 4095 / 8192 has more than 24 bits
+    assert Axis(299, 256, 16, 240).edges() == (18.6875, 280.3125)
+    assert Axis(500, 341, 58, 282).edges() is None  # 58 * 500 / 341 is no binary fraction
+    assert Axis(500, 341, 0, 341).edges() == (0, 500)  # all of it is what Pillow does by itself
+    assert Axis(372, 248, 12, 236).edges() == (18, 354)  # 372 is 12 times 31, 248 is 8 times 31
+    assert Axis(4095, 8192, 1, 8191).edges() is None  # 8191 * 4095 / 8192 has more than 24 bits
 
 
 def test_an_image_of_the_right_size_is_only_cropped() -> None:
