@@ -26,6 +26,7 @@ class Axis(NamedTuple):
 
     @property
     def kept(self) -> int:
+        """How many pixels there are in the end."""
         return self.stop - self.start
 
     def edges(self) -> tuple[float, float] | None:

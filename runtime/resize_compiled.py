@@ -57,7 +57,9 @@ def agrees(passes: ModuleType) -> bool:
 
 def suits(image: pillow.Image, x: Axis, y: Axis, resample: pillow.Resampling) -> bool:
     """Whether the passes can do it."""
-    return resample in REACH and image.mode in ("RGB", "L") and not is_tall(x, y)
+    # Here a crop changes nothing about the order of the passes, so that of the whole image counts.
+    whole = (axis._replace(start=0, stop=axis.target) for axis in (x, y))
+    return resample in REACH and image.mode in ("RGB", "L") and not is_tall(*whole)
 
 
 def resize(passes: ModuleType, image: pillow.Image, x: Axis, y: Axis, resample: pillow.Resampling) -> Pixels:
@@ -149,4 +151,4 @@ def _bytes(image: pillow.Image, channels: int) -> tuple[Pixels, object]:
         array = _ArrowArray.from_address(array.children[0])
     size = shape[0] * shape[1]
     memory = (ctypes.c_uint8 * size).from_address(array.buffers[1] + array.offset)
-    return np.frombuffer(memory, np.uint8).reshape(shape), capsule
+    return np.ctypeslib.as_array(memory).reshape(shape), capsule

@@ -1,8 +1,8 @@
 """Pillow's two passes, compiled: the same integers, added many at once.
 
-A pixel is the sum of pixels under the filter, each times a weight that is rounded to 22 bits after the point. Sums
-are integers, so the order of adding is free. Weights are padded with zeros to a whole number of steps; where these
-would reach beyond the end, all of them begin earlier instead.
+A pixel is the sum of pixels under the filter, each times a weight that is rounded to 22 bits after the point.
+Sums are integers, so the order of adding is free. Weights are padded with zeros to a whole number of steps;
+where these would reach beyond the end, all of them begin earlier instead.
 """
 
 import math
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 Weights = NDArray[np.int32]
 
-LANES = 16  # bytes of a row that are taken at once: as many pixels, or a quarter of it where these have four bytes
+LANES = 16  # bytes of a row that are taken at once, which is as many pixels, or a quarter as many
 ROWS = 4  # rows that share one reading of the weights
 TAPS = 4  # rows that are added at once
 _BITS = 22
@@ -39,7 +39,7 @@ def _compiled(signature: Any) -> Callable[[Callable[..., Any]], Callable[..., An
 
 
 @njit(inline="always")
-def _filter(kind: int, x: float) -> float:
+def _filter(kind: int, x: float) -> float:  # noqa: PLR0911
     """How much a pixel at a distance counts."""
     if kind == _BOX:
         return 1.0 if -0.5 < x <= 0.5 else 0.0
@@ -121,7 +121,7 @@ def _row_sums(channels: int) -> Any:
 
     @intrinsic
     def sums(  # type: ignore[no-untyped-def]
-        typing_context,
+        typing_context,  # noqa: ARG001
         source,
         row,
         column,
@@ -129,7 +129,7 @@ def _row_sums(channels: int) -> Any:
         at,
         out,
         out_row,
-        out_column,  # noqa: ARG001
+        out_column,
     ):
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             source, row, column, weights, at, out, out_row, out_column = args
@@ -151,7 +151,7 @@ def _row_sums(channels: int) -> Any:
             begins = [address(source, 0, one, column) for one in rows]
             factors = address(weights, 3, at, index(0))
             half = constant([1 << (_BITS - 1)] * channels + [0] * (LANES - channels))
-            totals = [cgutils.alloca_once_value(builder, half) for _ in rows]
+            totals = [cgutils.alloca_once_value(builder, half) for _ in rows]  # type: ignore[no-untyped-call]
             width = context.make_array(signature.args[3])(context, builder, weights).shape
             steps = builder.udiv(builder.extract_value(width, 1), index(LANES))
             with cgutils.for_range(builder, steps) as loop:
