@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -82,6 +84,19 @@ def test_an_image_in_several_pieces_of_memory_has_the_bytes_of_pillow(passes: Mo
     whole = image.resize((230, 210), pillow.Resampling.BICUBIC)
     part = resize_pixels(image, (230, 210), (0, 0, 230, 210), pillow.Resampling.BICUBIC, passes)
     assert np.array_equal(part, np.asarray(whole))
+
+
+def test_without_numba_pillow_resizes() -> None:
+    script = (
+        "import sys; sys.modules['numba'] = None; import numpy as np; from PIL import Image\n"
+        "from encas.runtime import resize_compiled; from encas.runtime.resize import resize_pixels\n"
+        "image = Image.fromarray(np.arange(30000, dtype=np.uint8).reshape(100, 100, 3))\n"
+        "part = resize_pixels(image, (50, 40), (5, 5, 35, 35), Image.Resampling.BICUBIC)\n"
+        "whole = image.resize((50, 40), Image.Resampling.BICUBIC).crop((5, 5, 35, 35))\n"
+        "print(resize_compiled.kernels(image), np.array_equal(part, np.asarray(whole)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", "True"]
 
 
 def test_passes_that_differ_from_pillow_are_not_used(passes: ModuleType) -> None:
