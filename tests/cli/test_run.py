@@ -198,7 +198,8 @@ def test_ctrl_c_leaves_nothing_behind(bundle_path: Path, folder: Path) -> None:
         text=True,
     )
     wait_until(lambda: any(path.name.startswith(".answers") for path in out.parent.iterdir()))
-    writer = os.open(pipe, os.O_WRONLY)  # returns once the command reads the pipe
+    writer = os.open(pipe, os.O_WRONLY)  # returns once the command has opened the pipe
+    time.sleep(0.2)  # a signal between opening and reading would wait for the end of the reading
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     os.close(writer)
