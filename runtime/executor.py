@@ -22,6 +22,8 @@ from encas.runtime.session import Session, choose_provider, open_session
 # n images; or all of them in one uint8 array, (n, h, w) or (n, h, w, 3); or a ready float32 tensor.
 Images = Sequence[AnyImage] | NDArray[np.uint8] | NDArray[np.float32]
 
+_WARM_UP_SIDE = 97  # of an image that no network takes as it is, and large enough for compiled resizing
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -83,11 +85,15 @@ class CascadeExecutor:
     def warm_up(self, most: int) -> None:
         """Run every stage on `most` samples and on one, so that memory for any number in between is there.
 
-        On a CPU the first call of every size up to `most` then takes about as long as later ones.
+        On a CPU the first call of every size up to `most` then takes about as long as later ones. What
+        resizes images is loaded too, and compiled if it never was.
 
         Raises:
             InvalidInput: A member does not answer with probabilities.
         """
+        image = self.inputs(np.zeros((1, _WARM_UP_SIDE, _WARM_UP_SIDE, 3), np.uint8))
+        for which in range(len(self._specs)):
+            image.prepared(which, np.zeros(1, np.intp))
         for stage, member in enumerate(self._members):
             samples = np.zeros((most, *member.preprocess.shape), np.float32)
             for n in (most, 1):

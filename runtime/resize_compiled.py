@@ -1,6 +1,7 @@
 """Resizing with compiled passes where numba is installed, and where they give Pillow's bytes."""
 
 import ctypes
+import logging
 import math
 import threading
 from functools import cache
@@ -14,6 +15,7 @@ from encas.runtime.axis import REACH, Axis, is_tall
 
 Pixels = NDArray[np.uint8]
 
+_log = logging.getLogger("encas.runtime")
 # Pixels of an image below which Pillow is as fast.
 _WORTH_IT = 2**12
 _LOADING = threading.Lock()
@@ -34,10 +36,13 @@ def _checked() -> ModuleType | None:
 
 
 def load() -> ModuleType | None:
-    """Import the compiled passes, which takes numba."""
+    """Import the compiled passes, which takes numba; it is compiled at the first import of all."""
     try:
         from encas.runtime import resize_kernels  # noqa: PLC0415
     except ImportError:
+        return None
+    except Exception as error:  # a compiler has many ways to fail, and Pillow resizes all the same
+        _log.warning("numba cannot compile resizing here, Pillow resizes: %s", error)
         return None
     return resize_kernels
 

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from encas.bundle import Bundle
 from encas.errors import InvalidInput
-from encas.runtime.executor import open_executor
+from encas.runtime.executor import CascadeExecutor, open_executor
 from encas.serve.app import create_app
 from encas.serve.grpc_server import GrpcServer
 from encas.serve.logs import RequestLog
@@ -81,7 +81,7 @@ def run_worker(
         observers.append(RequestLog())
     app = create_app(
         bundles,
-        load=lambda bundle: open_executor(bundle, options.provider),
+        load=lambda bundle: _warm_executor(bundle, options),
         loaded=loaded,
         limits=options.limits,
         repository_path=options.repository,
@@ -95,6 +95,17 @@ def run_worker(
     failures += server.failures
     if failures:
         raise failures[0]
+
+
+def _warm_executor(bundle: Bundle, options: Options) -> CascadeExecutor:
+    """Open a bundle, and run it once, so that the first requests do not wait for memory and compilers."""
+    executor = open_executor(bundle, options.provider)
+    try:
+        executor.warm_up(max(stage.max_batch_size for stage in options.limits.of(len(bundle.cascade.stages))))
+    except BaseException:
+        executor.close()
+        raise
+    return executor
 
 
 def _tracing() -> list[Observer]:

@@ -105,6 +105,21 @@ def test_the_commands_of_its_help_work(served: "Served", tmp_path: Path) -> None
     assert in_json == raw
 
 
+def with_member(bundle_path: Path, content: bytes) -> Path:
+    """Put another network into a bundle; its digest is right, so that it is found only when it is loaded."""
+    path = bundle_path / "members/hidden064.onnx"
+    path.write_bytes(content)
+    file = read_model(bundle_path / "bundle.json", BundleFile)
+    files = {**file.files, "members/hidden064.onnx": sha256_of(path)}
+    members = tuple(
+        member.model_copy(update={"output": "logits"}) if member.name == "hidden064" else member
+        for member in file.members
+    )
+    changed = file.model_copy(update={"files": files, "members": members})
+    write_model(bundle_path / "bundle.json", changed.sealed())
+    return path
+
+
 class TestWhatItRefuses:
     def test_no_bundle(self, tmp_path: Path) -> None:
         assert "make a bundle with 'encas export" in refused(tmp_path / "none", "--port", "0")
@@ -122,13 +137,14 @@ class TestWhatItRefuses:
         assert "models of one server need different names" in said
 
     def test_a_member_that_is_no_network(self, bundle_path: Path) -> None:
-        """Its digest is right, so that it is found only when the server is up and loads it."""
-        path = bundle_path / "members/hidden064.onnx"
-        path.write_bytes(b"no graph")
-        file = read_model(bundle_path / "bundle.json", BundleFile)
-        files = {**file.files, "members/hidden064.onnx": sha256_of(path)}
-        write_model(bundle_path / "bundle.json", file.model_copy(update={"files": files}).sealed())
+        path = with_member(bundle_path, b"no graph")
         assert str(path) in refused(bundle_path, "--port", "0")
+
+    def test_a_member_that_answers_no_probabilities(self, bundle_path: Path, networks: Any) -> None:
+        """No stage has to be reached for it to be found."""
+        (network,) = (network for network in networks if network.name == "hidden064")
+        with_member(bundle_path, network.onnx_bytes(softmax=False))
+        assert "a member must end in a softmax" in refused(bundle_path, "--port", "0")
 
     def test_an_unknown_provider(self, bundle_path: Path) -> None:
         assert "provider 'tpu': must be cpu or cuda" in refused(

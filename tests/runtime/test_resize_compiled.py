@@ -99,6 +99,17 @@ def test_without_numba_pillow_resizes() -> None:
     assert done.stdout.split() == ["None", "True"]
 
 
+def test_where_numba_cannot_compile_pillow_resizes_and_the_log_says_so() -> None:
+    script = (
+        "import numba; numba.njit = lambda *_, **__: 1 / 0\n"
+        "from encas.runtime import resize_compiled; from PIL import Image\n"
+        "print(resize_compiled.kernels(Image.new('RGB', (100, 100))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None"]
+    assert done.stderr.strip() == "numba cannot compile resizing here, Pillow resizes: division by zero"
+
+
 def test_passes_that_differ_from_pillow_are_not_used(passes: ModuleType) -> None:
     wrong = ModuleType("wrong")
     wrong.__dict__.update(vars(passes))
