@@ -235,12 +235,14 @@ def test_options_that_do_not_fit_get_one_line(
     assert not (tmp_path / "pool").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_half_written_member(digits_files: Path, small_disk: Path) -> None:
     words = record_words(digits_files, small_disk / "pool", *NAMES)
     done = subprocess.run(command_line(*words), capture_output=True, text=True, check=False)
     check_stopped(done, small_disk / "pool", "No space left on device")
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_leaves_no_half_written_member(digits_files: Path, tmp_path: Path) -> None:
     """The system's limit on the size of files stops the second split, whose probabilities are longer."""
     words = record_words(digits_files, tmp_path / "pool", "hidden004", "hidden008")

@@ -52,6 +52,7 @@ def asks(url: str) -> Any:
     return next(o["data"] for o in answer.json()["outputs"] if o["name"] == "label")
 
 
+@pytest.mark.slow
 def test_it_says_one_line_and_stops_at_ctrl_c_with_code_0(bundle_path: Path) -> None:
     process = start(bundle_path)
     assert process.stdout is not None
@@ -188,6 +189,7 @@ def without(*modules: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_it_starts_without_what_only_searching_and_training_need(
     bundle_path: Path, start_server: StartServer
 ) -> None:

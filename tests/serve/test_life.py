@@ -132,6 +132,7 @@ def add_version(repository: Path, version: str) -> Path:
 
 
 class TestRepository:
+    @pytest.mark.slow
     def test_a_newer_version_takes_the_place_of_the_older_one(
         self, repository: Path, start_server: StartServer
     ) -> None:
@@ -223,6 +224,7 @@ class TestStopping:
                     assert not thread.is_alive()
             assert asked.wrong == []
 
+    @pytest.mark.slow
     def test_it_is_not_ready_before_it_stops_listening_and_sends_clients_away(
         self, bundle_path: Path, start_server: StartServer
     ) -> None:

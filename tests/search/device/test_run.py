@@ -73,6 +73,7 @@ def test_what_was_predicted_and_measured_is_written_with_the_front(pool: Pool, t
     assert front.file.evaluations["genotypes"] > found.file.evaluations["genotypes"]
 
 
+@pytest.mark.slow
 def test_costs_are_as_corrected_and_the_front_is_nowhere_worse(pool: Pool) -> None:
     """Times that are a hundred times too high are divided by five, the most that is believed."""
     slow = timed(pool, this_machine("cpu").name, 100 * STEP_S)
