@@ -62,6 +62,7 @@ class Measurements(FileModel):
                     machine=self.machine.name,
                     provider=self.provider,
                     precision=self.precisions.get(name, self.precision),
+                    onnxruntime=self.machine.onnxruntime,
                     batch=entry.batch,
                     latency_s=entry.latency_s.median,
                     p95_s=entry.latency_s.p95,

@@ -18,6 +18,7 @@ class Latency(FileModel):
     machine: str
     provider: str
     precision: str = "fp32"  # of the network that was timed
+    onnxruntime: str | None = None  # its version; None in pools of before it was kept
     batch: int = Field(ge=1)
     latency_s: float = Field(gt=0)  # median time of one call on a whole batch
     p95_s: float = Field(gt=0)

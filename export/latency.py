@@ -12,6 +12,7 @@ from encas.export.source import open_network, spec_of
 from encas.measurement import Measurements
 from encas.pool import Pool
 from encas.runtime import open_session
+from encas.runtime.buckets import open_buckets
 from encas.runtime.measure import DEFAULT_BATCHES, measure_members
 from encas.runtime.members import Images, Subject
 from encas.runtime.session import choose_provider
@@ -42,7 +43,7 @@ def measure_pool(
         pool: Where they were recorded.
         names: Members; by default all that the provider is made for, see `suited`.
         batches: Sizes to time.
-        provider: "cpu" or "cuda"; None takes the first of cuda and cpu that works.
+        provider: "cpu", "cuda" or "tensorrt"; None takes the first of cuda and cpu that works.
         allow_code: Run the Python functions that `torch:` members name.
         stopwatch: Repeats, and a clock.
         advance: Told of each network that is opened, and of each that is timed at one batch size.
@@ -61,8 +62,13 @@ def measure_pool(
             network = open_network(spec)
             file = Path(folder) / f"{spec.member_name}.onnx"
             network.write_onnx(file)
+            session, preprocess = open_session(file, provider), network.preprocess
             subjects[spec.member_name] = Subject(
-                open_session(file, provider), network.preprocess, pool.member(spec.member_name).precision
+                session
+                if provider == "cpu"
+                else open_buckets(session, file, preprocess.shape, pool.n_classes),
+                preprocess,
+                pool.member(spec.member_name).precision,
             )
             advance(1, f"opened {spec.member_name}")
     found = measure_members(subjects, images, batches, stopwatch=stopwatch, advance=advance)

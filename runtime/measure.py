@@ -30,7 +30,7 @@ def _silent(_done: int, _words: str) -> None:
 def this_machine(provider: str) -> Machine:
     """Identify the machine for a provider."""
     cpu, cores = cpu_name(), usable_cores()
-    gpu = next(iter(cuda_devices()), None) if provider == "cuda" else None
+    gpu = next(iter(cuda_devices()), None) if provider != "cpu" else None
     return Machine(
         name=gpu or f"{cpu}, {cores} core{'s' if cores > 1 else ''}",
         cpu=cpu,
@@ -57,7 +57,7 @@ def measure_members(
         stopwatch: Repeats, and a clock.
         advance: Called once for each batch size, with the number of networks.
     """
-    providers = {subject.session.provider for subject in subjects.values()}
+    providers = {subject.runner.provider for subject in subjects.values()}
     if len(providers) != 1:
         raise ValueError(f"sessions on one provider are needed, got {sorted(providers)}")
     provider = providers.pop()
@@ -105,7 +105,7 @@ def measure_bundle(
         raise InvalidInput("images: there are none to measure on")
     sizes = _checked_batches(batches)
     n_stages = len(executor.bundle.cascade.stages)
-    before_j = energy_j() if executor.provider == "cuda" else None
+    before_j = energy_j() if executor.provider != "cpu" else None
     rows, exits, right, macs = np.zeros(n_stages, np.int64), [], 0, 0
     for part in _parts(len(images), _COUNTING_BATCH):
         answers, trace = executor.run_traced(take(images, part))
@@ -137,7 +137,7 @@ def measure_bundle(
 
 def measuring_steps(executor: CascadeExecutor, n_images: int, batches: Sequence[int]) -> int:
     """Count what `measure_bundle` reports as done: images, and one timing per batch size and network."""
-    return n_images + len(set(batches)) * (1 + len(executor.sessions))
+    return n_images + len(set(batches)) * (1 + len(executor.runners))
 
 
 def golden_images(bundle: Bundle) -> list[AnyImage]:
@@ -183,7 +183,7 @@ def _members_of(
     members = {member.name: member for member in executor.bundle.stage_members}
     for precision in sorted({member.precision for member in members.values()}):
         subjects = {
-            name: Subject(executor.sessions[name], member.preprocess, precision)
+            name: Subject(executor.runners[name], member.preprocess, precision)
             for name, member in members.items()
             if member.precision == precision
         }

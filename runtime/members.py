@@ -11,6 +11,7 @@ from encas.cascade import Cascade, Rows, Stage, run_cascade
 from encas.measurement import BatchTiming
 from encas.member import Precision
 from encas.preprocess import Preprocess
+from encas.runtime.buckets import Buckets
 from encas.runtime.images import AnyImage, decode
 from encas.runtime.inputs import Inputs, Threads
 from encas.runtime.preprocess import Tensor
@@ -24,7 +25,7 @@ Images = Sequence[AnyImage] | NDArray[np.uint8]
 class Subject:
     """A network to be timed."""
 
-    session: Session
+    runner: Session | Buckets  # as the executor would run it
     preprocess: Preprocess
     precision: Precision = "fp32"
 
@@ -105,7 +106,7 @@ def _call(
         def probs(_stage: int, _rows: Rows) -> NDArray[np.float32]:
             nonlocal run_s
             begun_s = clock()
-            answer = subject.session.run(tensor)
+            answer = subject.runner.run(tensor)
             run_s = clock() - begun_s
             return answer
 

@@ -16,7 +16,11 @@ from encas.errors import EncasError, InvalidInput, require
 from encas.runtime.machine import usable_cores
 
 PROVIDERS = ("cuda", "cpu")  # in the order in which they are tried when none is asked for
-_ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ORT_NAMES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",  # only where it is asked for: it compiles for minutes
+}
 _UNKNOWN_OPERATOR = re.compile(
     r"(?P<operator>[\w.:]+)\(-?\d+\) is not a registered function/op|No Op registered for (?P<named>\w+) with"
 )
@@ -51,6 +55,19 @@ class Session:
         self.n_outputs = _fixed(chosen.shape)[-1] if len(chosen.shape) == 2 else None
         self._session = session
 
+    @property
+    def handle(self) -> Any:
+        """ONNX Runtime's own session, for those who bind memory to it."""
+        return self._session
+
+    @property
+    def assigned(self) -> dict[str, int]:
+        """How many nodes of the network each of ONNX Runtime's providers runs."""
+        found: dict[str, int] = {}
+        for part in self._session.get_provider_graph_assignment_info():
+            found[part.ep_name] = found.get(part.ep_name, 0) + len(part.get_nodes())
+        return found
+
     def run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network on (n, channels, height, width) samples and return its output as it is.
 
@@ -61,15 +78,21 @@ class Session:
 
 
 def open_session(
-    model: Path | bytes, provider: str | None = None, output: str | None = None, place: str | None = None
+    model: Path | bytes,
+    provider: str | None = None,
+    output: str | None = None,
+    place: str | None = None,
+    *,
+    graphs: bool = False,
 ) -> Session:
     """Open an ONNX graph with one image input.
 
     Args:
         model: A file, or its content.
-        provider: "cpu" or "cuda"; None takes the first of cuda and cpu that works.
+        provider: "cpu", "cuda" or "tensorrt"; None takes the first of cuda and cpu that works.
         output: Name of the output to compute; the first one by default.
         place: What errors call it; the file by default.
+        graphs: Capture CUDA graphs; it may then only be run with memory that was bound.
 
     Raises:
         MissingPackage: ONNX Runtime is not installed.
@@ -80,7 +103,7 @@ def open_session(
     if isinstance(model, Path) and not model.is_file():
         raise InvalidInput(f"{place}: no such file")
     try:
-        return Session(_create(model, provider), provider, place, output)
+        return Session(create_session(model, provider, graphs=graphs), provider, place, output)
     except EncasError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
@@ -93,8 +116,8 @@ def choose_provider(wanted: str | None = None) -> str:
     Raises:
         InvalidInput: There is no such provider, or it does not work here; the line says what does.
     """
-    if wanted is not None and wanted not in PROVIDERS:
-        raise InvalidInput(f"provider '{wanted}': must be cpu or cuda")
+    if wanted is not None and wanted not in _ORT_NAMES:
+        raise InvalidInput(f"provider '{wanted}': must be cpu, cuda or tensorrt")
     for provider in PROVIDERS if wanted is None else (wanted,):
         failure = provider_failure(provider)
         if failure is None:
@@ -118,7 +141,7 @@ def provider_failure(provider: str) -> str | None:
             "for a CUDA device: pip uninstall -y onnxruntime, then pip install 'encas[gpu]'"
         )
     try:
-        output = _create(PROBE, provider).run(None, {"x": np.ones((1, 1, 2, 2), np.float32)})[0]
+        output = create_session(PROBE, provider).run(None, {"x": np.ones((1, 1, 2, 2), np.float32)})[0]
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         return _reason(error)
     return None if output.item() == 3.0 else f"1 + 2 is {output.item():g} on it"
@@ -158,24 +181,51 @@ def _runtime() -> ModuleType:
     return runtime
 
 
-def _create(model: Path | bytes, provider: str) -> Any:
+def create_session(model: Path | bytes, provider: str, *, graphs: bool = False) -> Any:
     """Make ONNX Runtime's session, which holds every node on the provider or is an error."""
     runtime = _runtime()
     options = runtime.SessionOptions()
     options.use_per_session_threads = False
     options.log_severity_level = 4  # errors are raised, and printing them too would be a second line
-    settings: dict[str, str] = {}
-    if provider == "cuda":
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        # The search for the fastest convolution takes half a second for every new number of survivors, and
-        # TF32 keeps 10 bits of the mantissa, which moves samples across thresholds.
-        settings = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
     return runtime.InferenceSession(
         str(model) if isinstance(model, Path) else model,
         options,
-        providers=[(_ORT_NAMES[provider], settings)],
+        providers=_providers(provider, graphs=graphs),
         enable_fallback=0,  # or it would try again on the CPU
     )
+
+
+def device_memory(shape: Sequence[int], kind: type[np.generic], provider: str) -> Any:
+    """Set aside memory of a provider's device, as an OrtValue."""
+    device = "cpu" if provider == "cpu" else "cuda"
+    return _runtime().OrtValue.ortvalue_from_shape_and_type(list(shape), kind, device, 0)
+
+
+def run_options(graph: int) -> Any:
+    """Options of a run whose memory was bound, and that is always of one size.
+
+    Args:
+        graph: A number above 0 for each size: under it a session with `graphs` captures what it runs.
+    """
+    options = _runtime().RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    return options
+
+
+def _providers(provider: str, *, graphs: bool) -> list[tuple[str, dict[str, str]]]:
+    if provider == "cpu":
+        return [(_ORT_NAMES["cpu"], {})]
+    # The search for the fastest convolution takes half a second for every new number of survivors, and TF32
+    # keeps 10 bits of the mantissa, which moves samples across thresholds.
+    settings = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+    if graphs:
+        settings["enable_cuda_graph"] = "1"
+    cuda = (_ORT_NAMES["cuda"], settings)
+    # What TensorRT does not know is left to CUDA.
+    return [cuda] if provider == "cuda" else [(_ORT_NAMES["tensorrt"], {}), cuda]
 
 
 def _fixed(shape: Sequence[Any]) -> list[int | None]:

@@ -20,6 +20,7 @@ def test_what_a_pool_takes_names_machine_provider_and_precision() -> None:
                 machine="a processor, 2 cores",
                 provider="cpu",
                 precision="fp16",
+                onnxruntime="1.32.0",
                 batch=8,
                 latency_s=0.02,
                 p95_s=0.03,

@@ -150,7 +150,7 @@ def print_outside(executor: CascadeExecutor, pixels: np.ndarray, options: argpar
 
 def print_together(executor: CascadeExecutor, tensor: np.ndarray, options: argparse.Namespace) -> None:
     """Three sessions in turns, as a cascade uses them, against the sum of each by itself."""
-    sessions = executor.sessions
+    sessions = executor.runners
     print(f"\n{'batch':>6}{'sum alone ms':>14}{'in turns ms':>13}{'ratio':>7}")
     for batch in options.batch:
         part = tensor[:batch]
@@ -167,7 +167,7 @@ def print_first(bundle: Bundle, tensor: np.ndarray, options: argparse.Namespace)
     clock, most = CLOCKS[options.clock], max(options.batch)
     with CascadeExecutor(bundle, "cpu") as executor:
         executor.warm_up(most)
-        session = executor.sessions[bundle.cascade.member_names[0]]
+        session = executor.runners[bundle.cascade.member_names[0]]
         ratios = []
         for size in range(1, most + 1):
             first_s, *later_s = taken_s(partial(session.run, tensor[:size]), 8, clock)

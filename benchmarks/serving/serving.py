@@ -147,14 +147,14 @@ def alone_ms(executor: CascadeExecutor, kind: str, bodies: list[bytes], tensors:
     members, cascade = executor.bundle.stage_members, executor.bundle.cascade
     exits = executor.run(tensors).exit_stage
     for tensor in tensors[:20]:
-        executor.sessions[members[0].name].run(tensor[None])
+        executor.runners[members[0].name].run(tensor[None])
     start_s = time.process_time()
     for i, body in enumerate(bodies):
         tensor = tensors[i : i + 1]
         if kind == "jpeg":
             tensor = prepare_batch([decode(body)], members[0].preprocess)
         for stage in range(exits[i] + 1):
-            executor.sessions[cascade.member_names[stage]].run(tensor)
+            executor.runners[cascade.member_names[stage]].run(tensor)
     return 1e3 * (time.process_time() - start_s) / len(bodies)
 
 

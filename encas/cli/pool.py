@@ -291,7 +291,9 @@ def measure(
     pool: PoolPath,
     provider: Annotated[
         str | None,
-        typer.Option("--provider", help="cpu or cuda. The default is cuda if it works here, else cpu."),
+        typer.Option(
+            "--provider", help="cpu, cuda or tensorrt. The default is cuda if it works here, else cpu."
+        ),
     ] = None,
     batch: Annotated[
         list[int] | None, typer.Option("--batch", min=1, help="Batch sizes to time.  [default: 1 8 32]")

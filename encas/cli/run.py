@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `encas export` wrote.")]
 Provider = Annotated[
     str | None,
-    typer.Option("--provider", help="cpu or cuda. The default is cuda if it works here, else cpu."),
+    typer.Option("--provider", help="cpu, cuda or tensorrt. The default is cuda if it works here, else cpu."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

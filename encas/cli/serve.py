@@ -28,7 +28,8 @@ def serve_bundles(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
     provider: Annotated[
-        str | None, typer.Option(help="cpu or cuda. The default is cuda if it works here, else cpu.")
+        str | None,
+        typer.Option(help="cpu, cuda or tensorrt. The default is cuda if it works here, else cpu."),
     ] = None,
     max_batch_size: Annotated[
         str, typer.Option(help="Samples that run together; 64,16: other numbers for later stages.")

@@ -145,7 +145,7 @@ def test_what_cannot_begin_is_one_line_and_writes_nothing(
     fails(encas("run", tmp_path / "nowhere", folder, "-o", out), "nowhere: no such folder")
     fails(encas("run", bundle_path, tmp_path / "empty", "-o", out), "empty: holds no images")
     fails(encas("run", bundle_path, folder, "-o", tmp_path / "answers.txt"), "written as .jsonl or .csv")
-    fails(encas("run", bundle_path, folder, "-o", out, "--provider", "tpu"), "must be cpu or cuda")
+    fails(encas("run", bundle_path, folder, "-o", out, "--provider", "tpu"), "must be cpu, cuda or tensorrt")
     with (bundle_path / "members" / "hidden016.onnx").open("ab") as file:
         file.write(b"x")
     fails(encas("run", bundle_path, folder, "-o", out), "changed since it was exported")

@@ -148,7 +148,7 @@ class TestWhatItRefuses:
         assert "a member must end in a softmax" in refused(bundle_path, "--port", "0")
 
     def test_an_unknown_provider(self, bundle_path: Path) -> None:
-        assert "provider 'tpu': must be cpu or cuda" in refused(
+        assert "provider 'tpu': must be cpu, cuda or tensorrt" in refused(
             bundle_path, "--port", "0", "--provider", "tpu"
         )
 

@@ -20,14 +20,24 @@ from encas.errors import InvalidInput  # noqa: E402
 from encas.evaluation import recorded_answers  # noqa: E402
 from encas.pool import Pool  # noqa: E402
 from encas.runtime.executor import CascadeExecutor  # noqa: E402
+from encas.runtime.session import provider_failure  # noqa: E402
 
 HALF_A_STEP = 2**-12  # of float16 below 1
+CUDA_FAILURE = provider_failure("cuda")
+ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(CUDA_FAILURE is not None, reason=f"no CUDA: {CUDA_FAILURE}")]
+EVERYWHERE = [
+    pytest.param(("cpu", None), id="cpu"),
+    pytest.param(("cpu", 24), id="buckets"),
+    pytest.param(("cuda", None), id="cuda", marks=ON_CUDA),
+]
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture
-def executor(bundle: Bundle) -> Iterator[CascadeExecutor]:
-    with CascadeExecutor(bundle, "cpu") as opened:
+@pytest.fixture(params=EVERYWHERE)
+def executor(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[CascadeExecutor]:
+    """Run as it does on a CPU; as it does on a GPU, but on a CPU; and on a GPU, where there is one."""
+    provider, max_bucket = request.param
+    with CascadeExecutor(bundle, provider, max_bucket=max_bucket) as opened:
         yield opened
 
 
@@ -158,7 +168,7 @@ def test_a_member_at_two_stages_runs_from_one_session(
         CascadeExecutor(replace(whole_bundle, cascade=Cascade(stages=again)), "cpu") as twice,
         CascadeExecutor(replace(whole_bundle, cascade=Cascade(stages=once)), "cpu") as single,
     ):
-        assert list(twice.sessions) == ["hidden016"]
+        assert list(twice.runners) == ["hidden016"]
         assert np.array_equal(twice.run(images).label, single.run(images).label)
 
 

@@ -57,7 +57,7 @@ def recorded(executor: CascadeExecutor, images: NDArray[np.uint8]) -> tuple[Answ
     tensor = normalise(images, executor.bundle.stage_members[0].preprocess)
     outputs = [
         np.concatenate(
-            [executor.sessions[name].run(tensor[at : at + 500]) for at in range(0, len(tensor), 500)]
+            [executor.runners[name].run(tensor[at : at + 500]) for at in range(0, len(tensor), 500)]
         )
         for name in cascade.member_names
     ]

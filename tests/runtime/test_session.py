@@ -107,7 +107,7 @@ def test_an_operator_that_is_not_known_is_named(domain: str) -> None:
 
 
 def test_an_unknown_provider_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="provider 'tpu': must be cpu or cuda"):
+    with pytest.raises(InvalidInput, match="provider 'tpu': must be cpu, cuda or tensorrt"):
         choose_provider("tpu")
 
 
