@@ -165,17 +165,30 @@ def clash(version_of: Callable[[str], str | None] = installed_version) -> str | 
     )
 
 
+def share_threads(n: int) -> None:
+    """Make the one pool of threads that all sessions of this process share; only the first call matters.
+
+    A pool of its own for every session would have them all spin beside each other. Where somebody else in
+    this process has made the shared pool already, theirs serves.
+    """
+    runtime = _imported()
+    with suppress(runtime.capi.onnxruntime_pybind11_state.Fail):
+        runtime.set_global_thread_pool_sizes(n, 1)
+
+
 @cache
 def _runtime() -> ModuleType:
-    """Import ONNX Runtime, and make the one pool of threads that all our sessions share."""
+    """Return ONNX Runtime, ready for sessions."""
+    share_threads(usable_cores())
+    return _imported()
+
+
+@cache
+def _imported() -> ModuleType:
     found = clash()
     if found:
         raise EncasError(found)
     runtime = require("onnxruntime", "cpu")
-    # A pool of its own for every session would have them all spin beside each other. Where somebody else
-    # in this process has made the shared pool already, theirs serves.
-    with suppress(runtime.capi.onnxruntime_pybind11_state.Fail):
-        runtime.set_global_thread_pool_sizes(usable_cores(), 1)
     if "CUDAExecutionProvider" in runtime.get_available_providers():
         runtime.preload_dlls()  # finds the CUDA libraries that pip installed
     return runtime

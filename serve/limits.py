@@ -9,7 +9,7 @@ from encas.serve.scheduler import StageLimits
 class Limits:
     """What a server takes, and how it batches."""
 
-    stages: tuple[StageLimits, ...] = (StageLimits(), StageLimits(max_queue_delay_s=0.005))  # last: and on
+    stages: tuple[StageLimits, ...] = (StageLimits(),)  # the last one: and on
     request_timeout_s: float = 30.0
     max_body_bytes: int = 64 * 2**20
 

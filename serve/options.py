@@ -24,13 +24,14 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8000  # 0: a free one
     grpc_port: int | None = None  # None: no gRPC
-    provider: str | None = None  # "cpu" or "cuda"; None: what works
+    provider: str | None = None  # "cpu", "cuda" or "tensorrt"; None: what works
     repository: Path | None = None  # folder of bundles, all of which are served
     limits: Limits = field(default_factory=Limits)
     overload_status: int = 503
     grace_s: float = 30.0  # for what was accepted before the server was asked to stop
     log_requests: bool = False
     workers: int = 1
+    threads: int | None = None  # that the networks of a worker share; None: its share of the cores
 
 
 Announce = Callable[[Address], None]

@@ -1,6 +1,7 @@
 """Running the application: its sockets, its signals, and what its user sees."""
 
 import asyncio
+import gc
 import importlib.util
 import os
 import socket
@@ -16,6 +17,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from encas.bundle import Bundle
 from encas.errors import InvalidInput
 from encas.runtime.executor import CascadeExecutor, open_executor
+from encas.runtime.machine import usable_cores
+from encas.runtime.session import share_threads
 from encas.serve.app import create_app
 from encas.serve.grpc_server import GrpcServer
 from encas.serve.logs import RequestLog
@@ -65,6 +68,7 @@ def run_worker(
         announce: As `serve`.
         attach: Says how models are loaded where other processes have to load them too.
     """
+    share_threads(options.threads or max(1, usable_cores() // options.workers))
     failures: list[Exception] = []
     address = _address(listener)
     bundles = [Bundle.open(path) for path in options.paths]
@@ -74,6 +78,7 @@ def run_worker(
             failures.append(failure)
             server.should_exit = True
         elif not server.should_exit:  # a signal may have come first
+            _forget_garbage()
             announce(Address(address, server.grpc_address, tuple(app.state.service.models.names)))
 
     observers: list[Observer] = _tracing()
@@ -106,6 +111,12 @@ def _warm_executor(bundle: Bundle, options: Options) -> CascadeExecutor:
         executor.close()
         raise
     return executor
+
+
+def _forget_garbage() -> None:
+    """Keep the collector from looking, again and again and for 0.1 s, through what is here to stay."""
+    gc.collect()
+    gc.freeze()
 
 
 def _tracing() -> list[Observer]:

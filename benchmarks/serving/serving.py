@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -24,6 +25,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +33,9 @@ import numpy as np
 from PIL import Image
 
 from encas.runtime import CascadeExecutor, decode
+from encas.runtime.machine import usable_cores
 from encas.runtime.preprocess import normalise, prepare_batch
+from encas.runtime.session import share_threads
 
 HERE = Path(__file__).resolve().parent
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -56,12 +60,19 @@ def jpeg(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+ENCAS = {  # options of `encas serve`
+    "encas": (),
+    "1 thread": ("--threads", "1"),
+    "2 workers": ("--workers", "2"),
+}
+
+
 def call(server: str, kind: str, body: bytes, n: int = 1) -> object:
     """The same input as each server takes it."""
-    if server == "encas" and kind == "jpeg":
+    if server in ENCAS and kind == "jpeg":
         headers = {"Inference-Header-Content-Length": "0"}
         return client.Call("/v2/models/cifar10/infer", headers, body)
-    if server == "encas":
+    if server in ENCAS:
         tensor = {"name": "image", "datatype": "FP32", "shape": [n, 3, 32, 32]}
         tensor["parameters"] = {"binary_data_size": len(body)}
         text = json.dumps({"inputs": [tensor]}).encode()
@@ -112,9 +123,9 @@ def rss_mb(pid: int) -> float:
 def started(server: str, bundle: Path, *options: str) -> Iterator[tuple[int, int]]:
     """Run a server; its process and its port."""
     port = free_port()
-    if server == "encas":
+    if server in ENCAS:
         command = [Path(sys.executable).with_name("encas"), "serve", bundle, "--port", str(port)]
-        command += ["--provider", "cpu", *options]
+        command += ["--provider", "cpu", *ENCAS[server], *options]
         health = "/v2/health/ready"
     else:
         script = "litserve_peer.py" if server == "litserve" else "fastapi_peer.py"
@@ -142,8 +153,15 @@ def started(server: str, bundle: Path, *options: str) -> Iterator[tuple[int, int
         process.wait()
 
 
-def alone_ms(executor: CascadeExecutor, kind: str, bodies: list[bytes], tensors: np.ndarray) -> float:
+def alone_ms(bundle: Path, n_threads: int, bodies: dict[str, list[bytes]], tensors: np.ndarray) -> dict:
     """CPU time of decoding, resizing and the members' runs for one sample, without any server."""
+    share_threads(n_threads)
+    with CascadeExecutor(bundle, "cpu") as executor:
+        executor.warm_up(1)
+        return {kind: _alone_ms(executor, kind, bodies[kind], tensors) for kind in bodies}
+
+
+def _alone_ms(executor: CascadeExecutor, kind: str, bodies: list[bytes], tensors: np.ndarray) -> float:
     members, cascade = executor.bundle.stage_members, executor.bundle.cascade
     exits = executor.run(tensors).exit_stage
     for tensor in tensors[:20]:
@@ -259,7 +277,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=executor_benchmark.DATA)
     parser.add_argument("--out", type=Path, default=Path("out/serving"))
-    parser.add_argument("--servers", nargs="+", default=["encas", "litserve", "fastapi", "whole"])
+    parser.add_argument("--servers", nargs="+", default=[*ENCAS, "litserve", "fastapi", "whole"])
     parser.add_argument("--inputs", nargs="+", default=["jpeg", "tensor"])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=8.0, help="for each figure")
@@ -271,14 +289,15 @@ def main() -> None:
     pixels = executor_benchmark.test_images(options.data)[5000:5512]
     tensors = normalise(pixels, executor_benchmark.SPEC)
     bodies = {"jpeg": [jpeg(image) for image in pixels], "tensor": [tensor.tobytes() for tensor in tensors]}
-    rows, alone = [], {}
+    rows, alone, spawn = [], {}, multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder)
         executor_benchmark.make_bundle(bundle, options.data)
-        with CascadeExecutor(bundle, "cpu") as executor:
-            for kind in options.inputs:
-                alone[kind] = alone_ms(executor, kind, bodies[kind], tensors)
-                print(f"alone: {kind} {alone[kind]:.3f} ms of CPU per request", flush=True)
+        bodies = {kind: bodies[kind] for kind in options.inputs}
+        for n_threads in (usable_cores(), 1):  # a process has one pool of threads for good
+            with ProcessPoolExecutor(1, spawn) as process:
+                alone[n_threads] = process.submit(alone_ms, bundle, n_threads, bodies, tensors).result()
+            print(f"alone: {n_threads} threads, {alone[n_threads]} ms of CPU per request", flush=True)
         for server in options.servers:
             with started(server, bundle) as (pid, port):
                 for kind in options.inputs:

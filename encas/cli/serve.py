@@ -27,6 +27,14 @@ def serve_bundles(
         int | None, typer.Option(min=0, max=65535, help="Serve gRPC too; 0 takes a free port.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads that compute in each process. The default is its share of the cores, which answers "
+            "soonest; 1 takes least processor time.",
+        ),
+    ] = None,
     provider: Annotated[
         str | None,
         typer.Option(help="cpu, cuda or tensorrt. The default is cuda if it works here, else cpu."),
@@ -36,7 +44,7 @@ def serve_bundles(
     ] = "32",
     max_queue_delay_ms: Annotated[
         str, typer.Option(help="How long a sample may wait for others to join it, stage by stage.")
-    ] = "0,5",
+    ] = "0",
     max_queue_size: Annotated[
         str, typer.Option(help="Samples that may wait, stage by stage; more are refused.")
     ] = "512",
@@ -94,6 +102,7 @@ def serve_bundles(
         grace_s=grace_s,
         log_requests=log_requests,
         workers=workers,
+        threads=threads,
     )
     serve(options, _announce_json if as_json else _announce)
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ from numpy.typing import NDArray
 from encas.bundle import Bundle, BundleFile
 from encas.files import read_model, write_model
 from encas.runtime.executor import CascadeExecutor
-from encas.serve import Options, create_app
-from encas.serve.server import Server, listening
 
 if TYPE_CHECKING:
     from tests.conftest import Digits, Served
@@ -195,34 +192,16 @@ def heard(event: threading.Event, failure: Exception | None) -> None:
 
 class TestStopping:
     @pytest.mark.slow
-    def test_a_signal_under_load_loses_nothing_that_was_accepted(
+    def test_twenty_signals_under_load_lose_nothing_that_was_accepted(
         self, bundle_path: Path, start_server: StartServer, load: Callable[..., Load]
     ) -> None:
-        with start_server(bundle_path, "--provider", "cpu") as server, load(server.url) as asked:
-            asked.wait_for(30)
-            server.process.terminate()
-            assert server.process.wait(WAIT_S) == 0
-        assert asked.wrong == []
-        assert asked.refused  # it did listen no more
-
-    @pytest.mark.slow
-    def test_nor_do_twenty_of_them(self, bundle: Bundle, load: Callable[..., Load]) -> None:
-        """In this process, where a server starts in no time; a thread gets no signals, so it is told."""
         for i in range(20):
-            ready = threading.Event()
-            app = create_app([bundle], loaded=partial(heard, ready))
-            server = Server(app, Options())
-            with listening("127.0.0.1", 0) as listener:
-                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-                thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-                thread.start()
-                assert ready.wait(WAIT_S)
-                with load(url) as asked:
-                    asked.wait_for(5 + 3 * i)
-                    server.handle_exit(signal.SIGTERM, None)
-                    thread.join(WAIT_S)
-                    assert not thread.is_alive()
+            with start_server(bundle_path, "--provider", "cpu") as server, load(server.url) as asked:
+                asked.wait_for(5 + 3 * i)
+                server.process.terminate()
+                assert server.process.wait(WAIT_S) == 0
             assert asked.wrong == []
+            assert asked.refused  # it did listen no more
 
     @pytest.mark.slow
     def test_it_is_not_ready_before_it_stops_listening_and_sends_clients_away(
