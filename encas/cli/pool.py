@@ -1,15 +1,16 @@
 """`encas pool`: making, filling and looking at pools."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encas.cli.member_table import members_as_json, print_members
 from encas.cli.numbers import BatchCommand
 
 if TYPE_CHECKING:
     from encas.export import MemberSpec
-    from encas.pool import Latency, Member, Pool
+    from encas.pool import Pool
 
 PoolPath = Annotated[Path, typer.Argument(metavar="POOL", help="Folder of the pool.")]
 NewPool = Annotated[Path, typer.Argument(metavar="POOL", help="Folder of the pool; made if it is not there.")]
@@ -125,9 +126,9 @@ def record(
             advance=advance,
         )
     if as_json:
-        print_json(_told(made, [made.member(spec.member_name) for spec in specs]))
+        print_json(members_as_json(made, [made.member(spec.member_name) for spec in specs]))
         return
-    _print_members(made, [made.member(spec.member_name) for spec in specs])
+    print_members(made, [made.member(spec.member_name) for spec in specs])
     print_line(f"{pool}: {len(made.names)} members, split '{split}' with {made.split(split).n} images")
     _print_next(made, split)
 
@@ -160,9 +161,9 @@ def import_(
     made = import_outputs(pool, probs, labels, costs, split=split, classes=names)
     new = [made.member(row.name) for row in read_costs(costs)]
     if as_json:
-        print_json(_told(made, new))
+        print_json(members_as_json(made, new))
         return
-    _print_members(made, new)
+    print_members(made, new)
     print_line(f"{pool}: {len(made.names)} members, split '{split}' with {made.split(split).n} samples")
     _print_next(made, split)
 
@@ -177,9 +178,9 @@ def list_(pool: PoolPath, as_json: Json = False) -> None:
 
     opened = Pool.open(pool)
     if as_json:
-        print_json(_told(opened, opened.file.members))
+        print_json(members_as_json(opened, opened.file.members))
         return
-    _print_members(opened, opened.file.members)
+    print_members(opened, opened.file.members)
     sizes = ", ".join(f"{name} ({split.n})" for name, split in opened.file.splits.items())
     print_line(f"{len(opened.names)} members, {opened.n_classes} classes, splits: {sizes}")
     print_next("encas pool check", pool)
@@ -222,9 +223,9 @@ def merge(
 
     made = merge(out, pools)
     if as_json:
-        print_json(_told(made, made.file.members))
+        print_json(members_as_json(made, made.file.members))
         return
-    _print_members(made, made.file.members)
+    print_members(made, made.file.members)
     print_line(f"{out}: {len(made.names)} members from {len(pools)} pools")
     print_next("encas search --pool", out)
 
@@ -280,9 +281,9 @@ def quantize(
     of = set(member or opened.names)
     pairs = [m for m in made.file.members if m.name in of or (m.variant is not None and m.variant.of in of)]
     if as_json:
-        print_json(_told(made, pairs))
+        print_json(members_as_json(made, pairs))
         return
-    _print_members(made, pairs)
+    print_members(made, pairs)
     print_line(f"{pool}: {len(made.names)} members, {len(made.names) - len(opened.names)} of them new")
     print_next("encas pool measure", pool, *code_option(made))
 
@@ -350,64 +351,6 @@ def _specs(
     specs = [parse_model({"source": s, **given}, MemberSpec, f"--member {s}") for s in sources]
     specs += read_members(file) if file else ()
     return specs
-
-
-def _accuracies(pool: "Pool", member: "Member") -> dict[str, float]:
-    """Share of right answers on each recorded split."""
-    return {
-        split: float((pool.probs(member.name, split).argmax(axis=1) == pool.labels(split)).mean())
-        for split in pool.file.splits
-        if split in member.outputs
-    }
-
-
-def _told(pool: "Pool", members: "Any") -> dict[str, Any]:
-    """Return what `--json` prints of members."""
-    return {
-        "pool": str(pool.path),
-        "classes": pool.n_classes,
-        "splits": {name: split.n for name, split in pool.file.splits.items()},
-        "members": [
-            {
-                **member.model_dump(mode="json", exclude={"outputs"}),
-                "accuracy": _accuracies(pool, member),
-            }
-            for member in members
-        ],
-    }
-
-
-def _print_members(pool: "Pool", members: "Any") -> None:
-    from encas.cli.output import print_table
-
-    splits = list(pool.file.splits)
-    setting = _shown_latency(members)
-    header = ["member", "MMACs", "Mparams", *(f"{split} %" for split in splits)]
-    rows = []
-    for member in members:
-        accuracies = _accuracies(pool, member)
-        params = "" if member.params is None else f"{member.params / 1e6:.3g}"
-        right = [f"{100 * accuracies[split]:.2f}" if split in accuracies else "" for split in splits]
-        rows.append([member.name, f"{member.macs / 1e6:.4g}", params, *right])
-        if setting is not None:
-            times = [f"{1e3 * entry.latency_s:.3g}" for entry in member.latency if _setting(entry) == setting]
-            rows[-1].append((times or [""])[0])
-    if setting is not None:
-        header.append(f"ms {setting[1]}:{setting[3]}")
-    print_table(header, rows)
-
-
-def _shown_latency(members: "Any") -> tuple[str, str, str, int] | None:
-    """Choose one machine, provider, precision and batch: what most members share, then the smallest."""
-    counts: dict[tuple[str, str, str, int], int] = {}
-    for member in members:
-        for entry in member.latency:
-            counts[_setting(entry)] = counts.get(_setting(entry), 0) + 1
-    return min(counts, key=lambda setting: (-counts[setting], setting[3], setting), default=None)
-
-
-def _setting(entry: "Latency") -> tuple[str, str, str, int]:
-    return (entry.machine, entry.provider, entry.precision, entry.batch)
 
 
 def _print_next(pool: "Pool", split: str) -> None:
