@@ -189,7 +189,7 @@ def _rounded(probs: Probs) -> Probs:
 
 
 # Half the smallest float16: what a probability that was rounded to 0 may have been. It keeps gaps finite.
-_LEAST = np.float32(2**-25)
+LEAST = np.float32(2**-25)
 
 
 def confidence_of(probs: Probs, kind: Confidence) -> NDArray[np.float32]:
@@ -197,8 +197,8 @@ def confidence_of(probs: Probs, kind: Confidence) -> NDArray[np.float32]:
     if kind == "max-probability":
         return np.asarray(probs.max(axis=1, initial=0))
     if probs.shape[1] < 2:
-        return np.full(len(probs), -np.log(_LEAST), np.float32)
-    top2 = np.maximum(np.partition(probs, -2, axis=1)[:, -2:], _LEAST)
+        return np.full(len(probs), -np.log(LEAST), np.float32)
+    top2 = np.maximum(np.partition(probs, -2, axis=1)[:, -2:], LEAST)
     gap: NDArray[np.float32] = np.log(top2[:, 1]) - np.log(top2[:, 0])
     return gap
 

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from encas.export.outputs import import_outputs
     from encas.export.packing import export
     from encas.export.recorder import record
+    from encas.export.single_file import add_single_file, write_single_file
     from encas.export.source import MemberSpec, Network, open_network
     from encas.export.variants import quantize
 
 _HOMES = {
     "MemberSpec": "encas.export.source",
     "Network": "encas.export.source",
+    "add_single_file": "encas.export.single_file",
     "export": "encas.export.packing",
     "import_outputs": "encas.export.outputs",
     "measure_pool": "encas.export.latency",
@@ -22,11 +24,13 @@ _HOMES = {
     "open_network": "encas.export.source",
     "quantize": "encas.export.variants",
     "record": "encas.export.recorder",
+    "write_single_file": "encas.export.single_file",
 }
 
 __all__ = [
     "MemberSpec",
     "Network",
+    "add_single_file",
     "export",
     "import_outputs",
     "measure_pool",
@@ -34,6 +38,7 @@ __all__ = [
     "open_network",
     "quantize",
     "record",
+    "write_single_file",
 ]
 
 

@@ -13,6 +13,7 @@ from encas.member import Precision
 
 OLDEST_OPSET = 13  # from here on Softmax works along one axis; older graphs are converted
 OPSET = 18
+MOST_BYTES = 2**31 - 2**24  # of weights in one file without external data, with room for the nodes
 _INTEGER = (
     "QLinear",
     "QuantizeLinear",
@@ -42,19 +43,39 @@ def load(path: Path) -> ModelProto:
         raise InvalidInput(f"{path}: is no whole ONNX graph: {_reason(error)}") from None
     if not model.graph.node:
         raise InvalidInput(f"{path}: is no whole ONNX graph: it has no nodes")
-    if opset_of(model) >= OLDEST_OPSET:
+    return model if opset_of(model) >= OLDEST_OPSET else with_opset(model, OPSET, str(path))
+
+
+def with_opset(model: ModelProto, opset: int, place: str) -> ModelProto:
+    """Return the same graph in the operators of another opset.
+
+    Raises:
+        InvalidInput: It cannot be converted.
+    """
+    if opset_of(model) == opset:
         return model
     try:
-        return onnx.version_converter.convert_version(model, OPSET)
+        return onnx.version_converter.convert_version(model, opset)
     except Exception as error:
         raise InvalidInput(
-            f"{path}: has opset {opset_of(model)} and cannot be converted to {OPSET} ({_reason(error)}); "
-            f"export it with opset {OLDEST_OPSET} or newer"
+            f"{place}: has opset {opset_of(model)} and cannot be converted to {opset} ({_reason(error)}); "
+            f"export it with opset {max(opset, OLDEST_OPSET)}"
         ) from None
 
 
-def save(model: ModelProto, path: Path) -> None:
-    """Write a graph without its notes of where it came from: paths and lines of somebody's source code."""
+def save(model: ModelProto, path: Path, most_bytes: int = MOST_BYTES) -> None:
+    """Write a graph without its notes of where it came from: paths and lines of somebody's source code.
+
+    Raises:
+        InvalidInput: It has more weights than a file without external data holds.
+    """
+    n_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if n_bytes > most_bytes:
+        raise InvalidInput(
+            f"{path.stem}: its weights take {n_bytes / 2**30:.3g} GiB, and a member's file holds "
+            f"{most_bytes / 2**30:.3g}, as ONNX files without external data do; make a variant in fp16 or "
+            "int8 of it, or leave it out"
+        )
     for node in model.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
@@ -197,4 +218,5 @@ def _shape_text(value: ValueInfoProto) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.rpartition("` failed: ")[2][:200]  # what stands before is a line of ONNX's source

@@ -15,6 +15,7 @@ from encas.bundle import Bundle, BundleFile, BundleMember, CascadeParity, Golden
 from encas.cascade import Answers, Cascade
 from encas.errors import InvalidInput
 from encas.export import golden
+from encas.export.class_order import check_class_order
 from encas.export.graph import opset_of
 from encas.export.inputs import RealInputs, find_inputs
 from encas.export.parity import check_decisions, check_member, compare_decisions
@@ -85,6 +86,7 @@ def export(
     names = list(dict.fromkeys(cascade.member_names))
     specs = [spec_of(pool.member(member), pool.path, allow_code=allow_code) for member in names]
     inputs = find_inputs(cascade, pool, None if data is None else Path(data), split, samples)
+    check_class_order(cascade, pool, inputs.split)
     with replaced_folder(out) as folder:
         (folder / "members").mkdir()
         members = []

@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from encas.runtime.executor import CascadeExecutor, Trace, open_executor
     from encas.runtime.images import decode
     from encas.runtime.preprocess import prepare, prepare_batch
-    from encas.runtime.session import Session, open_session
+    from encas.runtime.session import Session, create_session, open_session
 
 _HOMES = {
     "CascadeExecutor": "encas.runtime.executor",
     "Session": "encas.runtime.session",
     "Trace": "encas.runtime.executor",
+    "create_session": "encas.runtime.session",
     "decode": "encas.runtime.images",
     "open_executor": "encas.runtime.executor",
     "open_session": "encas.runtime.session",
@@ -26,6 +27,7 @@ __all__ = [
     "CascadeExecutor",
     "Session",
     "Trace",
+    "create_session",
     "decode",
     "open_executor",
     "open_session",

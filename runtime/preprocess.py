@@ -11,7 +11,7 @@ from encas.preprocess import Preprocess
 from encas.runtime.resize import resize_pixels
 
 Tensor = NDArray[np.float32]  # (n, channels, height, width)
-_FILTERS = {
+FILTERS = {
     "nearest": pillow.Resampling.NEAREST,
     "bilinear": pillow.Resampling.BILINEAR,
     "bicubic": pillow.Resampling.BICUBIC,
@@ -93,24 +93,24 @@ def cut(image: pillow.Image, spec: Preprocess) -> NDArray[np.uint8]:
         image = image.convert(mode)
     height, width = resized((image.height, image.width), spec)
     if height < spec.size[0] or width < spec.size[1]:
-        image = _filled(image.resize((width, height), _FILTERS[spec.interpolation]), spec)
+        image = _filled(image.resize((width, height), FILTERS[spec.interpolation]), spec)
         width, height = image.size
     # Rounded as timm does, which is not the same as halving.
     top, left = round((height - spec.size[0]) / 2), round((width - spec.size[1]) / 2)
     crop = (left, top, left + spec.size[1], top + spec.size[0])
-    pixels = resize_pixels(image, (width, height), crop, _FILTERS[spec.interpolation])
+    pixels = resize_pixels(image, (width, height), crop, FILTERS[spec.interpolation])
     return pixels.reshape(*spec.size, spec.channels)
 
 
 def _filled(image: pillow.Image, spec: Preprocess) -> pillow.Image:
     """Fill around an image that is smaller than the target."""
     height, width = spec.size
-    canvas = pillow.new(image.mode, (max(width, image.width), max(height, image.height)), _fill(spec))
+    canvas = pillow.new(image.mode, (max(width, image.width), max(height, image.height)), fill(spec))
     canvas.paste(image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2))
     return canvas
 
 
-def _fill(spec: Preprocess) -> int | tuple[int, ...]:
+def fill(spec: Preprocess) -> int | tuple[int, ...]:
     """Black, or for border the mean colour, which normalisation turns into zero."""
     if spec.crop_mode != "border":
         return 0

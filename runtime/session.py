@@ -24,6 +24,7 @@ _ORT_NAMES = {
 _UNKNOWN_OPERATOR = re.compile(
     r"(?P<operator>[\w.:]+)\(-?\d+\) is not a registered function/op|No Op registered for (?P<named>\w+) with"
 )
+_NEW_OPSET = re.compile(r"Opset (?P<opset>\d+) is under development.* till opset (?P<newest>\d+)")
 # A convolution of one 2 x 2 pixel: enough to see whether a provider's libraries load and compute.
 PROBE = bytes.fromhex(
     "08081205656e6361733a6f0a0f0a01780a01771201792204436f6e761201672a1f080108010802080210014201774a10"
@@ -253,4 +254,10 @@ def _reason(error: Exception) -> str:
     if unknown is not None:
         operator = unknown["operator"] or unknown["named"]
         return f"it knows no operator '{operator}'; export the network with ONNX's own operators"
+    too_new = _NEW_OPSET.search(line)
+    if too_new is not None:
+        return (
+            f"its opset {too_new['opset']} is newer than {too_new['newest']}, the newest that the installed "
+            f"version knows; export it with opset {too_new['newest']} or older"
+        )
     return line.rsplit(" : ", 1)[-1].strip()

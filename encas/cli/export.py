@@ -15,11 +15,21 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    cascade: Annotated[Path, typer.Argument(metavar="CASCADE", help="File that `encas pick` wrote.")],
-    out: Annotated[
+    cascade: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="BUNDLE", help="Folder to write; a bundle there is replaced."),
-    ] = Path("bundle"),
+        typer.Argument(
+            metavar="CASCADE|BUNDLE", help="File that `encas pick` wrote, or a bundle that is there."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="BUNDLE",
+            help="Folder to write; a bundle there is replaced.  [default: bundle]",
+        ),
+    ] = None,
     pool: Annotated[
         Path | None,
         typer.Option("--pool", help="Where the members were recorded, if not where the cascade says."),
@@ -44,26 +54,100 @@ def export(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run the Python functions that torch: members name.")
     ] = False,
+    single_file: Annotated[
+        bool,
+        typer.Option(
+            "--single-file", help="Write cascade.onnx into the bundle: all of it as one ONNX graph."
+        ),
+    ] = False,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            "--image-size",
+            metavar="HxW",
+            help="The single file takes uint8 images of this size and prepares them itself.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Write a cascade and its networks as a bundle of ONNX files that needs nothing else.
 
     Every network is compared with its source, and the whole cascade with the pool's recorded decisions, on
-    real images; nothing is written if they do not agree.
+    real images; nothing is written if they do not agree. A bundle that is there gets what is asked for.
 
-    Example: `encas export cascade.json -o bundle`
+    Example: `encas export cascade.json -o bundle --single-file`
     """
+    from encas.bundle import Bundle
+    from encas.cli.output import print_json
+    from encas.errors import InvalidInput
+    from encas.export import add_single_file
+
+    size = None if image_size is None else _size(image_size)
+    if size is not None and not single_file:
+        raise InvalidInput("--image-size says what the single file takes; add --single-file")
+    if cascade.is_dir():
+        given = {"--out": out, "--pool": pool, "--data": data, "--split": split, "--name": name}
+        wrong = next((option for option, value in given.items() if value is not None), None)
+        if wrong is not None:
+            raise InvalidInput(f"{cascade}: is a bundle, for which {wrong} says nothing; leave it out")
+        bundle = Bundle.open(cascade)
+    else:
+        bundle = _export(
+            cascade,
+            out or Path("bundle"),
+            pool,
+            data,
+            split,
+            samples,
+            name,
+            model_version,
+            allow_code,
+            as_json,
+        )
+    if single_file:
+        bundle = add_single_file(bundle, image_size=size)
+    if as_json:
+        print_json(bundle.file)
+    else:
+        _print_bundle(bundle)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Read 224, or 240x320, as height and width."""
+    from encas.errors import InvalidInput
+
+    height, _, width = text.partition("x")
+    sides = (height, width or height)
+    if not all(side.isdecimal() and 0 < int(side) <= 8192 for side in sides):
+        raise InvalidInput(
+            f"--image-size {text}: must be a height and a width in pixels, as in 240x320, or one number"
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def _export(
+    cascade: Path,
+    out: Path,
+    pool: Path | None,
+    data: Path | None,
+    split: str | None,
+    samples: int,
+    name: str | None,
+    model_version: str,
+    allow_code: bool,
+    quiet: bool,
+) -> "Bundle":
     from encas import Pool
     from encas.cascade import Cascade
-    from encas.cli.output import print_json, progress
+    from encas.cli.output import progress
     from encas.export import export
     from encas.export.packing import pool_of, steps
     from encas.export.source import as_name
 
     opened = Cascade.read(cascade)
     where = pool_of(opened, None if pool is None else Pool.open(pool))
-    with progress("exporting", steps(opened), quiet=as_json) as advance:
-        bundle = export(
+    with progress("exporting", steps(opened), quiet=quiet) as advance:
+        return export(
             opened,
             where,
             out,
@@ -75,13 +159,9 @@ def export(
             allow_code=allow_code,
             advance=advance,
         )
-    if as_json:
-        print_json(bundle.file)
-    else:
-        _print_bundle(bundle, out)
 
 
-def _print_bundle(bundle: "Bundle", out: Path) -> None:
+def _print_bundle(bundle: "Bundle") -> None:
     from encas.cli.output import print_line, print_next, print_table
 
     rows = [
@@ -101,5 +181,5 @@ def _print_bundle(bundle: "Bundle", out: Path) -> None:
         near = f", {parity.near_threshold} lie on a threshold" if parity.near_threshold else ""
         print_line(f"decides {agree} of {parity.n} images of '{parity.split}' as recorded{near}")
     size_bytes = sum((bundle.path / file).stat().st_size for file in bundle.file.files)
-    print_line(f"{out}: {len(bundle.file.files) + 1} files, {size_bytes / 1e6:.1f} MB")
-    print_next("encas run", out, "IMAGES")
+    print_line(f"{bundle.path}: {len(bundle.file.files) + 1} files, {size_bytes / 1e6:.1f} MB")
+    print_next("encas run", bundle.path, "IMAGES")

@@ -118,3 +118,53 @@ def test_a_torch_module_goes_the_whole_way(
     assert "torch" in Bundle.open("bundle").file.versions
     assert encas("pool", "measure", "pool", "--allow-code", "--batch", "1").exit_code == 0
     assert len(Pool.open("pool").member("tiny").latency) == 1
+
+
+def test_a_single_file_comes_with_the_bundle_or_later(cascade_path: Path, tmp_path: Path) -> None:
+    result = encas("export", cascade_path, "-o", tmp_path / "bundle", "--single-file")
+    assert result.exit_code == 0, result.stderr
+    first = Bundle.open(tmp_path / "bundle").file.files["cascade.onnx"]
+    result = encas("export", tmp_path / "bundle", "--single-file", "--image-size", "8x8")
+    assert result.exit_code == 0, result.stderr
+    assert Bundle.open(tmp_path / "bundle").file.files["cascade.onnx"] != first
+    again = encas("export", cascade_path, "-o", tmp_path / "bundle", "--json")  # replaces both
+    assert "cascade.onnx" not in json.loads(again.stdout)["files"]
+    assert not (tmp_path / "bundle/cascade.onnx").exists()
+
+
+def test_options_of_the_single_file_that_make_no_sense_get_one_line(
+    cascade_path: Path, bundle_path: Path, tmp_path: Path
+) -> None:
+    for words, message in (
+        (["--image-size", "32"], "--image-size says what the single file takes; add --single-file"),
+        (
+            ["--single-file", "--image-size", "0x5"],
+            "--image-size 0x5: must be a height and a width in pixels",
+        ),
+        (
+            ["--single-file", "--image-size", "big"],
+            "--image-size big: must be a height and a width in pixels",
+        ),
+    ):
+        result = encas("export", cascade_path, "-o", tmp_path / "out", *words)
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        assert message in result.stderr
+    for option, value in (("--name", "other"), ("--out", tmp_path / "out")):
+        result = encas("export", bundle_path, "--single-file", option, value)
+        said = f"encas: {bundle_path}: is a bundle, for which {option} says nothing; leave it out\n"
+        assert result.stderr == said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_member_in_another_order_of_classes_gets_one_line(cascade_path: Path, tmp_path: Path) -> None:
+    pool = Pool.open(tmp_path / "pool")
+    for split in pool.file.splits:
+        pool = pool.with_outputs(
+            pool.member("hidden064"),
+            split,
+            pool.probs("hidden064", split)[:, ::-1].astype("float32"),
+            "by hand",
+        )
+    result = encas("export", cascade_path, "-o", tmp_path / "bundle")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "member 'hidden064' counts the classes in another order" in result.stderr

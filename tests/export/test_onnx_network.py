@@ -9,7 +9,7 @@ from encas.preprocess import Preprocess
 from encas.runtime import open_session
 
 onnx = pytest.importorskip("onnx")
-from encas.export.graph import load, opset_of  # noqa: E402
+from encas.export.graph import load, opset_of, save  # noqa: E402
 from encas.export.onnx_network import open_onnx, random_samples  # noqa: E402
 
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
@@ -197,3 +197,12 @@ def test_lines_about_the_author_s_machine_are_left_out(tmp_path: Path) -> None:
     onnx.save(model, path)
     open_onnx(path, TWO, "cpu").write_onnx(tmp_path / "out.onnx")
     assert b"secret" not in (tmp_path / "out.onnx").read_bytes()
+
+
+def test_a_member_of_more_weights_than_a_file_holds_is_one_line(networks: Any, tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(networks[0].onnx_bytes())
+    with pytest.raises(
+        InvalidInput, match=r"big: its weights take .* GiB, and a member's file holds .*, as ONNX"
+    ):
+        save(model, tmp_path / "big.onnx", most_bytes=1000)
+    assert not list(tmp_path.iterdir())

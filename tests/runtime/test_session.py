@@ -178,3 +178,14 @@ def test_a_session_is_what_the_package_offers() -> None:
     import encas.runtime
 
     assert encas.runtime.Session is Session
+
+
+def test_an_opset_that_the_runtime_does_not_know_yet_is_one_line(networks: Any) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_model_from_string(networks[0].onnx_bytes())
+    model.opset_import[0].version = 99
+    with pytest.raises(
+        InvalidInput,
+        match=r"its opset 99 is newer than \d+, the newest .* export it with opset \d+ or older$",
+    ):
+        open_session(model.SerializeToString(), "cpu")
