@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from encas.export.single_file import add_single_file, write_single_file
     from encas.export.source import MemberSpec, Network, open_network
     from encas.export.variants import quantize
+    from encas.export.web import write_page
 
 _HOMES = {
     "MemberSpec": "encas.export.source",
@@ -24,6 +25,7 @@ _HOMES = {
     "open_network": "encas.export.source",
     "quantize": "encas.export.variants",
     "record": "encas.export.recorder",
+    "write_page": "encas.export.web",
     "write_single_file": "encas.export.single_file",
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "open_network",
     "quantize",
     "record",
+    "write_page",
     "write_single_file",
 ]
 

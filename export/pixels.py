@@ -185,7 +185,7 @@ def _filter(resample: pillow.Resampling, x: NDArray[np.floating[Any]]) -> NDArra
     if resample == pillow.Resampling.BOX:
         return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
     if resample == pillow.Resampling.BILINEAR:
-        return np.maximum(0.0, 1.0 - near)
+        return np.asarray(np.maximum(0.0, 1.0 - near))
     if resample == pillow.Resampling.HAMMING:
         factor = float(np.float32(0.54)) + float(np.float32(0.46)) * np.cos(near * np.pi)
         hamming: Weights = np.where(near < 1, np.sinc(near) * factor, 0.0)

@@ -17,7 +17,7 @@ from encas.bundle import Bundle
 from encas.cascade import Answers, Cascade, as_recorded
 from encas.evaluation import recorded_answers
 from encas.pool import Pool
-from encas.runtime import CascadeExecutor
+from encas.runtime import CascadeExecutor, create_session
 
 ENCAS = Path(sys.executable).with_name("encas")
 # Rounding to float16, as pools store probabilities, can move one by half a step: 2**-12 below 1.
@@ -112,6 +112,26 @@ def assert_executor_agrees(walk: Walk, images: Any) -> None:
 
         for size in BATCHES:
             Decisions.in_batches(ask, len(images), size).assert_equal(expected, clear)
+
+
+def assert_single_file_agrees(walk: Walk, images: Any, folder: Path, image_size: Any = None) -> None:
+    """The single file answers every image as the executor does, at every batch size."""
+    from encas.export import write_single_file
+    from encas.export.single_file import tensors_of
+
+    single = write_single_file(walk.bundle, folder / "cascade.onnx", image_size=image_size)
+    session = create_session(single.path, "cpu")
+    outputs = ["probs", "exit_stage", "macs"]
+    with CascadeExecutor(walk.bundle, "cpu") as executor:
+        for size in BATCHES:
+            for start in range(0, len(images), size):
+                some = images[start : start + size]
+                probs, exit_stage, macs = session.run(outputs, tensors_of(single, some))
+                expected = executor.run(some)
+                assert probs == pytest.approx(expected.probs, abs=1e-5)
+                np.testing.assert_array_equal(probs.argmax(axis=1), expected.label)
+                np.testing.assert_array_equal(exit_stage, expected.exit_stage)
+                np.testing.assert_array_equal(macs, expected.macs)
 
 
 def assert_server_agrees(

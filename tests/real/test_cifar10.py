@@ -10,6 +10,7 @@ import yaml
 from numpy.typing import NDArray
 
 pytest.importorskip("onnxruntime")
+pillow = pytest.importorskip("PIL.Image")
 pytest.importorskip("numba")
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data/cifar10"
@@ -77,6 +78,14 @@ def test_the_cascade_needs_fewer_macs_than_any_network_as_accurate(walk: Any, he
 
 def test_the_executor_decides_as_recorded(walk: Any, helpers: Any, images: Any) -> None:
     helpers.assert_executor_agrees(walk, images[0][5000:])
+
+
+@pytest.mark.parametrize("image_size", [None, (32, 32)])
+def test_the_single_file_answers_all_images_as_the_executor(
+    image_size: Any, walk: Any, helpers: Any, images: Any, tmp_path: Path
+) -> None:
+    shown = [pillow.fromarray(image) for image in images[0]]
+    helpers.assert_single_file_agrees(walk, shown, tmp_path, image_size)
 
 
 def test_the_server_decides_as_recorded(walk: Any, helpers: Any, images: Any, start_server: Any) -> None:

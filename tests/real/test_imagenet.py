@@ -14,6 +14,8 @@ import yaml
 pytest.importorskip("torch")
 pytest.importorskip("numba")
 
+from encas.runtime import decode
+
 DATA = Path(__file__).resolve().parents[2] / "../shared/data/imagenet"
 pytestmark = [
     pytest.mark.real,
@@ -84,6 +86,21 @@ def test_the_cascade_is_more_accurate_than_any_network_of_no_more_cost(walk: Any
 
 def test_the_executor_decides_as_recorded(walk: Any, helpers: Any, photographs: list[Path]) -> None:
     helpers.assert_executor_agrees(walk, photographs)
+
+
+def test_the_single_file_answers_all_photographs_as_the_executor(
+    walk: Any, helpers: Any, tmp_path: Path
+) -> None:
+    files = sorted((walk.folder / "photographs").glob("*.jpg"))
+    assert len(files) == 1000
+    shown = [decode(file, file.name) for file in files]
+    helpers.assert_single_file_agrees(walk, shown, tmp_path)
+
+
+def test_the_single_file_resizes_as_the_executor(walk: Any, helpers: Any, tmp_path: Path) -> None:
+    files = sorted((walk.folder / "photographs").glob("*.jpg"))[::10]
+    shown = [decode(file, file.name).convert("RGB").resize((340, 256)) for file in files]
+    helpers.assert_single_file_agrees(walk, shown, tmp_path, (256, 340))
 
 
 def test_the_server_decides_as_recorded(
