@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from encas.export.latency import measure_pool
+    from encas.export.leaving import write_kserve, write_ray_serve, write_triton
     from encas.export.merger import merge
     from encas.export.outputs import import_outputs
     from encas.export.packing import export
@@ -25,8 +26,11 @@ _HOMES = {
     "open_network": "encas.export.source",
     "quantize": "encas.export.variants",
     "record": "encas.export.recorder",
+    "write_kserve": "encas.export.leaving",
     "write_page": "encas.export.web",
+    "write_ray_serve": "encas.export.leaving",
     "write_single_file": "encas.export.single_file",
+    "write_triton": "encas.export.leaving",
 }
 
 __all__ = [
@@ -40,8 +44,11 @@ __all__ = [
     "open_network",
     "quantize",
     "record",
+    "write_kserve",
     "write_page",
+    "write_ray_serve",
     "write_single_file",
+    "write_triton",
 ]
 
 

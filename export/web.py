@@ -1,4 +1,4 @@
-"""A static page that runs a bundle in its visitors' browsers: the single file, and ONNX Runtime for the web."""
+"""A static page that runs a bundle in its visitors' browsers: the single file, and ONNX Runtime beside it."""
 
 import json
 import shutil
@@ -74,8 +74,8 @@ def fetch_runtime(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise InvalidInput(
-            f"npm: is not installed, and the page needs {RUNTIME}, which it fetches; install Node.js, on this "
-            "machine or on another to which you copy the bundle"
+            f"npm: is not installed, and the page needs {RUNTIME}, which it fetches; install Node.js, here "
+            "or on a machine to which you copy the bundle"
         )
     done = subprocess.run(
         [npm, "pack", RUNTIME, "--silent", "--pack-destination", str(folder)],

@@ -68,6 +68,23 @@ def export(
             help="The single file takes uint8 images of this size and prepares them itself.",
         ),
     ] = None,
+    web: Annotated[
+        Path | None,
+        typer.Option(
+            "--web", metavar="DIR", help="Write a page that runs the cascade in its visitors' browsers."
+        ),
+    ] = None,
+    ray_serve: Annotated[
+        Path | None, typer.Option("--ray-serve", metavar="DIR", help="Write an application for Ray Serve.")
+    ] = None,
+    kserve: Annotated[
+        Path | None,
+        typer.Option("--kserve", metavar="DIR", help="Write a KServe manifest that runs `encas serve`."),
+    ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option("--triton", metavar="DIR", help="Write a model into this Triton model repository."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Write a cascade and its networks as a bundle of ONNX files that needs nothing else.
@@ -106,10 +123,32 @@ def export(
         )
     if single_file:
         bundle = add_single_file(bundle, image_size=size)
+    written = _leave(bundle, web=web, ray_serve=ray_serve, kserve=kserve, triton=triton)
     if as_json:
         print_json(bundle.file)
     else:
-        _print_bundle(bundle)
+        _print_bundle(bundle, written)
+
+
+def _leave(
+    bundle: "Bundle", *, web: Path | None, ray_serve: Path | None, kserve: Path | None, triton: Path | None
+) -> dict[Path, str]:
+    """Write what was asked for besides, and say what to do with each."""
+    from encas.export import write_kserve, write_page, write_ray_serve, write_triton
+
+    written = {}
+    if web is not None:
+        written[write_page(bundle, web)] = f"python -m http.server -d {web}"
+    if ray_serve is not None:
+        written[write_ray_serve(bundle, ray_serve)] = f"cd {ray_serve} && serve run app:app"
+    if kserve is not None:
+        path = write_kserve(bundle, kserve)
+        written[path] = (
+            f"docker build {kserve}, push the image, name it in the manifest, kubectl apply -f {path}"
+        )
+    if triton is not None:
+        written[write_triton(bundle, triton)] = f"tritonserver --model-repository {triton}"
+    return written
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -161,7 +200,7 @@ def _export(
         )
 
 
-def _print_bundle(bundle: "Bundle") -> None:
+def _print_bundle(bundle: "Bundle", written: dict[Path, str]) -> None:
     from encas.cli.output import print_line, print_next, print_table
 
     rows = [
@@ -182,4 +221,6 @@ def _print_bundle(bundle: "Bundle") -> None:
         print_line(f"decides {agree} of {parity.n} images of '{parity.split}' as recorded{near}")
     size_bytes = sum((bundle.path / file).stat().st_size for file in bundle.file.files)
     print_line(f"{bundle.path}: {len(bundle.file.files) + 1} files, {size_bytes / 1e6:.1f} MB")
+    for path, use in written.items():
+        print_line(f"{path}: {use}")
     print_next("encas run", bundle.path, "IMAGES")

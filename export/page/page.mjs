@@ -6,7 +6,13 @@ import {answer} from "./answer.mjs";
 const at = id => document.getElementById(id);
 const said = at("said");
 const percent = share => `${(100 * share).toFixed(1)} %`;
-const mmacs = macs => `${(macs / 1e6).toPrecision(3)} MMACs`;
+const UNITS = [[1e9, "GMACs"], [1e6, "MMACs"], [1e3, "kMACs"], [1, "MACs"]];
+const rounded = x => Number(x.toPrecision(3));
+
+function macsText(macs) {
+  const [unit, name] = UNITS.find(([unit]) => macs >= unit) ?? [1, "MACs"];
+  return `${rounded(macs / unit)} ${name}`;
+}
 
 function element(name, text, attributes = {}) {
   const made = Object.assign(document.createElement(name), attributes);
@@ -16,7 +22,7 @@ function element(name, text, attributes = {}) {
 
 async function load() {
   const model = await (await fetch("model.json")).json();
-  ort.env.wasm.wasmPaths = new URL("ort/", document.baseURI).href;
+  ort.env.wasm.wasmPaths = {wasm: new URL("ort/ort-wasm-simd-threaded.wasm", document.baseURI).href};
   // Threads share memory, which browsers allow only to pages that their server isolates.
   ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
   const session = await ort.InferenceSession.create("cascade.onnx", {executionProviders: ["wasm"]});
@@ -37,8 +43,8 @@ async function pixelsOf(blob) {
 function showStages(model, exit = -1) {
   at("stages").replaceChildren(...model.stages.map((stage, i) => {
     const left = i === model.stages.length - 1 ? "always answers" : `answers if surer than ${stage.threshold}`;
-    const end = i === exit ? " — answered here" : exit >= 0 && i > exit ? " — not needed" : "";
-    const item = element("li", `${i + 1}. ${stage.member}: ${mmacs(stage.macs)}, ${left}${end}`);
+    const end = i === exit ? "; answered here" : exit >= 0 && i > exit ? "; was not needed" : "";
+    const item = element("li", `${i + 1}. ${stage.member}: ${macsText(stage.macs)}, ${left}${end}`);
     item.classList.toggle("ran", i <= exit);
     return item;
   }));
@@ -49,14 +55,14 @@ function show(model, found) {
   said.replaceChildren(
     element("strong", found.best[0].name),
     element("p", `Answered by stage ${stage} of ${model.stages.length}, ${percent(found.best[0].probability)} sure.`),
-    element("p", `${mmacs(found.macs)} were computed: ${percent(found.saved)} of what all stages take was saved. ` +
-      `${found.took_ms.toFixed(0)} ms.`),
+    element("p", `${macsText(found.macs)} in ${rounded(found.took_ms)} ms: ${found.saved > 0
+      ? `${percent(found.saved)} of what all stages take was saved.` : "all stages ran, nothing was saved."}`),
   );
   said.dataset.answer = JSON.stringify(found);
   showStages(model, found.exit_stage);
   at("best").replaceChildren(...found.best.map(({name, probability}) => {
     const item = element("li"), bar = element("div", undefined, {className: "bar"});
-    bar.style.width = percent(probability);
+    bar.style.width = `${100 * probability}%`;
     item.append(element("span", name), bar, element("span", percent(probability)));
     return item;
   }));

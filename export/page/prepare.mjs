@@ -98,8 +98,14 @@ export function prepare({data, width, height}, spec) {
   const columns = weigh(width, wide, keptWidth, spec.interpolation);
   const rows = weigh(height, tall, keptHeight, spec.interpolation);
   const [row, keptRow] = [width * channels, keptWidth * channels];
-  pixels = pass(pixels, columns, height, channels, [channels, row], [channels, keptRow]);
-  pixels = pass(pixels, rows, keptWidth, channels, [keptRow, channels], [keptRow, channels]);
+  // Pillow resizes along rows first, and since version 13 along columns where more than twice as much is lost there.
+  if (height > tall && height - tall > 2 * (width - wide)) {
+    pixels = pass(pixels, rows, width, channels, [row, channels], [row, channels]);
+    pixels = pass(pixels, columns, keptHeight, channels, [channels, row], [channels, keptRow]);
+  } else {
+    pixels = pass(pixels, columns, height, channels, [channels, row], [channels, keptRow]);
+    pixels = pass(pixels, rows, keptWidth, channels, [keptRow, channels], [keptRow, channels]);
+  }
   const tensor = new Float32Array(channels * keptHeight * keptWidth);
   for (let channel = 0; channel < channels; channel++) {
     const [mean, std] = [Math.fround(spec.mean[channel]), Math.fround(spec.std[channel])];
