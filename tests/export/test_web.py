@@ -18,9 +18,8 @@ pytest.importorskip("onnxruntime")
 pillow = pytest.importorskip("PIL.Image")
 
 from encas.bundle import Bundle  # noqa: E402
-from encas.cascade import Cascade, Stage  # noqa: E402
 from encas.errors import InvalidInput  # noqa: E402
-from encas.export import MemberSpec, export, record, web, write_page, write_single_file  # noqa: E402
+from encas.export import web, write_page, write_single_file  # noqa: E402
 from encas.export.single_file import tensors_of  # noqa: E402
 from encas.preprocess import Preprocess  # noqa: E402
 from encas.runtime import decode, prepare  # noqa: E402
@@ -43,43 +42,14 @@ ort.env.wasm.numThreads = 1;
 const session = await ort.InferenceSession.create("cascade.onnx", {executionProviders: ["wasm"]});
 const feeds = {};
 for (const [name, dims] of Object.entries(JSON.parse(readFileSync("inputs.json")))) {
-  feeds[name] = new ort.Tensor("float32", new Float32Array(new Uint8Array(readFileSync(name + ".bin")).buffer), dims);
+  const bytes = new Uint8Array(readFileSync(name + ".bin"));
+  feeds[name] = new ort.Tensor("float32", new Float32Array(bytes.buffer), dims);
 }
 const found = await session.run(feeds);
 const plain = {};
 for (const [name, {data}] of Object.entries(found)) plain[name] = Array.from(data, Number);
 console.log(JSON.stringify(plain));
 """
-
-
-@pytest.fixture
-def golden_bundle(digits_files: Path, tmp_path: Path) -> Bundle:
-    """Digits in colour and resized, for two of the three networks otherwise than for the first."""
-    specs = [
-        MemberSpec(
-            source=f"onnx:{digits_files}/networks/{name}.onnx",
-            preprocess=Preprocess(
-                channels=1,
-                size=(8, 8),
-                interpolation=interpolation,
-                crop_pct=crop_pct,
-                mean=(0.0,),
-                std=(1.0,),
-            ),
-        )
-        for name, interpolation, crop_pct in (
-            ("hidden016", "bilinear", 1.0),
-            ("hidden064", "bicubic", 0.9),
-            ("hidden512", "bicubic", 0.9),
-        )
-    ]
-    pool = record(tmp_path / "pool", specs, digits_files / "digits.npz", split="val", rows="597:1197")
-    stages = (
-        Stage(member="hidden016", threshold=0.8),
-        Stage(member="hidden064", threshold=0.8),
-        Stage(member="hidden512"),
-    )
-    return export(Cascade(stages=stages), pool, tmp_path / "bundle", name="digits")
 
 
 @pytest.mark.skipif(NODE is None, reason="no Node.js is installed")
