@@ -168,3 +168,31 @@ def test_a_member_in_another_order_of_classes_gets_one_line(cascade_path: Path, 
     result = encas("export", cascade_path, "-o", tmp_path / "bundle")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "member 'hidden064' counts the classes in another order" in result.stderr
+
+
+def test_ways_to_leave_are_written_and_their_use_is_told(bundle_path: Path, tmp_path: Path) -> None:
+    words = [
+        "--kserve",
+        tmp_path / "kserve",
+        "--triton",
+        tmp_path / "models",
+        "--ray-serve",
+        tmp_path / "ray",
+    ]
+    result = encas("export", bundle_path, *words)
+    assert result.exit_code == 0, result.stderr
+    for path, use in (
+        (tmp_path / "ray/app.py", f"cd {tmp_path}/ray && serve run app:app"),
+        (tmp_path / "kserve/inferenceservice.yaml", f"docker build {tmp_path}/kserve"),
+        (tmp_path / "models/digits/config.pbtxt", f"tritonserver --model-repository {tmp_path}/models"),
+    ):
+        assert path.is_file() and f"{path}: {use}" in result.stdout
+
+
+def test_a_page_that_cannot_be_written_gets_one_line(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = encas("export", bundle_path, "--web", tmp_path / "page")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "npm: is not installed, and the page needs onnxruntime-web@" in result.stderr

@@ -6,12 +6,18 @@ import pytest
 
 from encas.bundle import Bundle
 from encas.cascade import Cascade, Stage
-from encas.preprocess import Preprocess
+from encas.preprocess import Interpolation, Preprocess
+
+FORMS: tuple[tuple[str, Interpolation, float], ...] = (
+    ("hidden016", "bilinear", 1.0),
+    ("hidden064", "bicubic", 0.9),
+    ("hidden512", "bicubic", 0.9),
+)
 
 
 @pytest.fixture
 def golden_bundle(digits_files: Path, tmp_path: Path) -> Bundle:
-    """Digits in colour and resized, for two of the three networks otherwise than for the first."""
+    """Digits; two of the three networks cut the middle out and resize it."""
     for module in ("onnx", "onnxruntime", "PIL"):
         pytest.importorskip(module)
     from encas.export import MemberSpec, export, record
@@ -28,11 +34,7 @@ def golden_bundle(digits_files: Path, tmp_path: Path) -> Bundle:
                 std=(1.0,),
             ),
         )
-        for name, interpolation, crop_pct in (
-            ("hidden016", "bilinear", 1.0),
-            ("hidden064", "bicubic", 0.9),
-            ("hidden512", "bicubic", 0.9),
-        )
+        for name, interpolation, crop_pct in FORMS
     ]
     pool = record(tmp_path / "pool", specs, digits_files / "digits.npz", split="val", rows="597:1197")
     stages = (

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +168,26 @@ def test_a_bundle_gets_its_single_file_and_says_so(bundle: Bundle, images: NDArr
         ("hidden512", None),
     ]
     assert (props["combine"], props["format"]) == ("mean", "encas-single-file/1")
+
+
+def test_a_process_that_knows_nothing_of_this_package_runs_it(
+    bundle: Bundle, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    write_single_file(bundle, tmp_path / "cascade.onnx")
+    np.save(tmp_path / "image.npy", prepared(images))
+    code = (
+        "import sys, numpy, onnxruntime\n"
+        "session = onnxruntime.InferenceSession('cascade.onnx')\n"
+        "found = session.run(['probs', 'exit_stage', 'macs'], {'image': numpy.load('image.npy')})\n"
+        "numpy.savez('found.npz', probs=found[0], exit_stage=found[1], macs=found[2])\n"
+        "assert not any(name.startswith('encas') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    with np.load(tmp_path / "found.npz") as found, CascadeExecutor(bundle, "cpu") as executor:
+        expected = executor.run(images)
+        assert np.array_equal(found["exit_stage"], expected.exit_stage)
+        assert np.array_equal(found["probs"].argmax(axis=1), expected.label)
+        assert found["probs"] == pytest.approx(expected.probs, abs=1e-5)
 
 
 def test_nobody_gets_an_answer_where_nobody_asks(bundle: Bundle, tmp_path: Path) -> None:
