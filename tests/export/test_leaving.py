@@ -92,6 +92,7 @@ def test_the_manifest_is_what_kserve_documents(golden_bundle: Bundle, tmp_path: 
     Bundle.open(tmp_path / "kserve/bundle")
 
 
+@pytest.mark.slow
 def test_what_the_container_of_kserve_runs_answers_the_golden_samples(
     golden_bundle: Bundle, start_server: Callable[..., AbstractContextManager[Any]], tmp_path: Path
 ) -> None:
