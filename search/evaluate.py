@@ -122,6 +122,11 @@ class Evaluator:
         """Number of samples."""
         return len(self._recorded.labels)
 
+    @property
+    def alone(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """(m, n) how sure each member is of each sample, and whether it is right."""
+        return self._recorded.confidence, self._recorded.is_right
+
     def objectives(self, genomes: NDArray[Any]) -> NDArray[np.float64]:
         """(p, 2): error in [0, 1] and mean cost per sample of (p, g) genomes.
 
@@ -135,15 +140,19 @@ class Evaluator:
 
     def of_canonical(self, genomes: Genomes) -> Objectives:
         """Do what `objectives` does for genomes that are known to be right and in canonical form."""
-        counts = self._counts(genomes)
+        out = self.priced(genomes, self._counts(genomes))
+        self._looked += len(out)
+        if self._looked >= _LOOK_EVERY:
+            self.check()
+        return out
+
+    def priced(self, genomes: Genomes, counts: Counts) -> Objectives:
+        """(p, 2) objectives, from what was counted of genomes in canonical form; thresholds do not matter."""
         members = genomes[:, : self.space.max_stages] - 1
         out = np.empty((len(genomes), 2))
         out[:, 0] = 1 - counts.right / self.n
         out[:, 1] = self._model.mean(members, counts.reached, self.n)
         out[genomes[:, 0] == 0] = self._worst
-        self._looked += len(out)
-        if self._looked >= _LOOK_EVERY:
-            self.check()
         return out
 
     def counts(self, genomes: NDArray[Any]) -> Counts:
