@@ -102,7 +102,10 @@ def test_a_search_that_ends_early_says_so(run: Run, pool_path: Path, tmp_path: P
         (["--evaluations", "0"], "evaluations: must be at least 1, got 0"),
         (["--objective", "latency"], "no such latency is recorded for hidden004 and 7 more members"),
         (["--objective", "joule"], "objective 'joule': must be macs, latency"),
-        (["--algorithm", "magic"], "algorithm 'magic': must be one of mo-gomea, random"),
+        (
+            ["--algorithm", "magic"],
+            "algorithm 'magic': must be one of mo-gomea, nsga2, nsga3, random, greedy,",
+        ),
         (["--split", "train"], "no split 'train'; it has: val, test"),
     ],
 )

@@ -259,7 +259,7 @@ def test_members_that_cost_nothing_are_searched_too(tmp_path: Path) -> None:
         ({"max_stages": 0}, "max_stages: must be at least 1, got 0"),
         ({"workers": 0}, "workers: must be at least 1, got 0"),
         ({"seed": -1}, "seed: must be at least 0, got -1"),
-        ({"algorithm": "magic"}, "algorithm 'magic': must be one of mo-gomea, random"),
+        ({"algorithm": "magic"}, "algorithm 'magic': must be one of mo-gomea, nsga2, nsga3, random, greedy,"),
         ({"objective": "watt"}, "objective 'watt': must be macs"),
         ({"objective": "latency"}, "no such latency is recorded for hidden004 and 7 more members; measure"),
         ({"report_fraction": 1.0}, "report fraction 1: of the 600 samples of split 'val' some must be left"),
