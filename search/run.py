@@ -33,6 +33,8 @@ from encas.search.ledger import Evaluations, Ledger
 from encas.search.picture import draw
 from encas.search.problem import Problem
 
+REPORT_FRACTION = 0.3  # as the command line has it
+
 
 def search(
     pool: Pool,
@@ -43,7 +45,7 @@ def search(
     objective: str = "macs",
     max_stages: int = 5,
     split: str = "val",
-    report_fraction: float = 0.0,
+    report_fraction: float = REPORT_FRACTION,
     workers: int = 1,
     seed_singles: bool = False,
     start: Sequence[Cascade] = (),
@@ -69,6 +71,7 @@ def search(
         split: The labelled samples that errors and costs are counted on.
         report_fraction: This part of the split is kept out of the search, and the front states besides what
             its cascades do there (`encas.held_out`): figures that nothing was chosen by, with intervals.
+            0 searches on all, and there are no such figures.
         workers: How many evaluate at the same time.
         seed_singles: Evaluate every member on its own first, and start from the best. The paper does not.
             Greedy and grids look at them anyway.
