@@ -19,6 +19,8 @@ AlgorithmName = Literal[
 ]
 ALGORITHMS: tuple[AlgorithmName, ...] = get_args(AlgorithmName)
 _GRIDS = ("grid-last", "grid-mean")
+# Greedy's thresholds are off the grid anyway, those of ensembles would make cascades of them.
+REFINABLE = tuple(name for name in ALGORITHMS if name not in ("greedy", "ensemble"))
 
 
 def most_stages(name: AlgorithmName, wanted: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encas.cascade import Combine
 from encas.cost import CostModel, PerSample
 from encas.errors import InvalidInput
 from encas.pool import Member, Pool
@@ -18,6 +19,7 @@ from encas.search.algorithm import Genomes, Objectives
 from encas.search.dense import Dense
 from encas.search.genome import N_THRESHOLDS, Space
 from encas.search.shortlist import Source
+from encas.search.sweep import Table
 
 _LOOK_EVERY = 10_000  # evaluations after which the pool's files are looked at again
 _WORTH_THREADS = 600_000  # cascades times samples times width from which on waking other threads pays
@@ -122,10 +124,16 @@ class Evaluator:
         """Number of samples."""
         return len(self._recorded.labels)
 
-    @property
-    def alone(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(m, n) how sure each member is of each sample, and whether it is right."""
-        return self._recorded.confidence, self._recorded.is_right
+    def table(self, members: NDArray[np.intp], combine: Combine = "mean") -> Table:
+        """Tell what each of k stages would say of every sample, whoever has left before."""
+        recorded = self._recorded
+        table = Table(recorded.confidence[members], recorded.is_right[members])
+        if combine == "mean" and len(members) > 1:
+            unsure = np.empty(self.n, np.bool_)
+            kernels.watch(recorded.values, recorded.lanes, members, table.confidence, table.is_right, unsure)
+            found = self._dense.watch(members, recorded.samples[unsure])
+            table.confidence[:, unsure], table.is_right[:, unsure] = found
+        return table
 
     def objectives(self, genomes: NDArray[Any]) -> NDArray[np.float64]:
         """(p, 2): error in [0, 1] and mean cost per sample of (p, g) genomes.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from encas.search.algorithm import Genomes, Objectives
 from encas.search.genome import NEVER, Space
-from encas.search.pareto import non_dominated
+from encas.search.pareto import ranked
 
 MOST_STAGES = 3
 _STEPS = (1, 2, 5)  # of threshold genes between two values of a grid of three stages: 0.02, 0.04, 0.10
@@ -50,19 +50,19 @@ class Grid:
     def tell(self, objectives: Objectives) -> None:
         """Choose members by what they do alone; nothing else is learned."""
         if self._rest is None:
-            self._rest = self._combined(_ranked(objectives))
+            self._rest = self._combined(ranked(objectives))
         self._asked = next(self._rest, np.empty((0, self._space.n_genes), np.intp))
 
     def _combined(self, members: NDArray[np.intp]) -> Iterator[Genomes]:
         """All pairs, then all triples that the budget allows, the better members first."""
         left = self._budget - self._space.n_members
         if self._space.max_stages >= 2 and left > 0:
-            n = _most(len(members), 2, left // 2 // NEVER)
+            n = most_members(len(members), 2, left // 2 // NEVER)
             left -= math.comb(n, 2) * NEVER
             yield from self._batches(members[:n], 2, 1)
         if self._space.max_stages >= 3 and left > 0:
             step = next((s for s in _STEPS if _n_triples(len(members), s) <= left), _STEPS[-1])
-            n = _most(len(members), 3, left // (NEVER // step) ** 2)
+            n = most_members(len(members), 3, left // (NEVER // step) ** 2)
             yield from self._batches(members[:n], 3, step)
 
     def _batches(self, members: NDArray[np.intp], size: int, step: int) -> Iterator[Genomes]:
@@ -84,17 +84,7 @@ class Grid:
         return genomes
 
 
-def _ranked(objectives: Objectives) -> NDArray[np.intp]:
-    """Order (m, 2) members: those that none dominates, then those that none of the others dominates, ..."""
-    left, ranked = np.arange(len(objectives)), []
-    while len(left):
-        front = left[non_dominated(objectives[left])]
-        ranked += front.tolist()
-        left = np.setdiff1d(left, front)
-    return np.array(ranked, np.intp)
-
-
-def _most(m: int, size: int, allowed: int) -> int:
+def most_members(m: int, size: int, allowed: int) -> int:
     """How many of m members can be combined without more than so many teams."""
     while m >= size and math.comb(m, size) > allowed:
         m -= 1

@@ -21,7 +21,7 @@ class LastEvaluator:
 
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
-        self._confidence, self._is_right = evaluator.alone
+        self._alone = evaluator.table(np.arange(evaluator.space.n_members), "last")
 
     def of_canonical(self, genomes: Genomes) -> Objectives:
         """(p, 2) as `Evaluator.of_canonical` tells them."""
@@ -33,7 +33,7 @@ class LastEvaluator:
 
     def _counts(self, genomes: Genomes) -> Counts:
         counts = Counts.none(len(genomes), self._evaluator.space.max_stages)
-        _run(genomes, self._confidence, self._is_right, counts.right, counts.reached)
+        _run(genomes, self._alone.confidence, self._alone.is_right, counts.right, counts.reached)
         return counts
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from encas.refinement import Corrections
 from encas.search.algorithm import Algorithm, Objectives
 from encas.search.algorithms import (
     ALGORITHMS,
+    REFINABLE,
     AlgorithmName,
     algorithm_of,
     landscape_of,
@@ -32,6 +33,7 @@ from encas.search.landscape import Landscape
 from encas.search.ledger import Evaluations, Ledger
 from encas.search.picture import draw
 from encas.search.problem import Problem
+from encas.search.refine import SHARE, SWEEP, Refiner
 
 REPORT_FRACTION = 0.3  # as the command line has it
 
@@ -48,6 +50,7 @@ def search(
     report_fraction: float = REPORT_FRACTION,
     workers: int = 1,
     seed_singles: bool = False,
+    refine_thresholds: bool | None = None,
     start: Sequence[Cascade] = (),
     corrections: Corrections | None = None,
     out: Path | str | None = None,
@@ -75,7 +78,10 @@ def search(
         workers: How many evaluate at the same time.
         seed_singles: Evaluate every member on its own first, and start from the best. The paper does not.
             Greedy and grids look at them anyway.
-        start: Cascades of an earlier front of the same members, to go on from; greedy starts from nothing.
+        refine_thresholds: Move the thresholds of what was found off the grid that was searched
+            (`encas.search.refine`), for a quarter of `evaluations`; None: with "mo-gomea" only.
+        start: Cascades of an earlier front of the same members, to go on from, their thresholds rounded to
+            the grid that is searched; greedy starts from nothing.
         corrections: Of predicted times, see `encas.search.device`; not for a search that writes to `out`.
         out: Folder for `front.json` and the pictures. While the search runs its evaluations are kept there,
             and the same call goes on from them after an interruption, to the same end.
@@ -93,6 +99,12 @@ def search(
         raise InvalidInput(f"seed: must be at least 0, got {seed}")
     if algorithm not in ALGORITHMS:
         raise InvalidInput(f"algorithm '{algorithm}': must be one of {', '.join(ALGORITHMS)}")
+    if refine_thresholds is None:
+        refine_thresholds = algorithm == "mo-gomea"
+    if refine_thresholds and algorithm not in REFINABLE:
+        raise InvalidInput(f"algorithm '{algorithm}': its thresholds cannot be refined")
+    sweeps = int(SHARE * evaluations) // SWEEP if refine_thresholds else 0
+    budget = evaluations - sweeps * SWEEP  # of the algorithm
     problem = Problem.of(
         pool, split, objective, most_stages(algorithm, max_stages), report_fraction, corrections
     )
@@ -107,20 +119,22 @@ def search(
         rows=problem.held_out.rest,
     )
     if algorithm == "greedy":
-        outcome = _built(problem, evaluations, progress)
+        outcome = _built(problem, budget, progress)
     else:
         landscape = landscape_of(algorithm, evaluator, problem.names)
         seeds = landscape.genomes(start)
         if seed_singles:
             seeds = np.concatenate([landscape.singles(), seeds])
-        chosen = algorithm_of(algorithm, landscape, evaluator, evaluations, seed, seeds)
+        chosen = algorithm_of(algorithm, landscape, evaluator, budget, seed, seeds)
         earlier = Evaluations.none(landscape.space.n_genes)
         if checkpoint is not None:
             earlier = checkpoint.read(landscape.space.n_genes)
-        ledger = Ledger(landscape.space.compact, landscape.evaluate, evaluations, earlier)
+        ledger = Ledger(landscape.space.compact, landscape.evaluate, budget, earlier)
         ledger.objectives(seeds)
         watch = Watch(ledger, (1.0, problem.most), progress, checkpoint, checkpoint_every_s)
         outcome = _driven(chosen, landscape, watch)
+    if refine_thresholds and outcome.found:
+        outcome = _refined(outcome, evaluator, problem, evaluations, workers, progress)
     if not outcome.found:
         raise InvalidInput(f"{outcome.genotypes} evaluations found no cascade; allow more evaluations")
 
@@ -139,10 +153,15 @@ def search(
             "evaluations": evaluations,
             "exhaustive": outcome.exhaustive,
             "max_stages": max_stages,
+            "refine_thresholds": refine_thresholds,
             "report_fraction": report_fraction,
             "seed_singles": seed_singles,
         },
-        evaluations={"genotypes": outcome.genotypes, "phenotypes": outcome.phenotypes},
+        evaluations={
+            "genotypes": outcome.genotypes,
+            "phenotypes": outcome.phenotypes,
+            "sweeps": outcome.sweeps,
+        },
         versions={"encas": __version__, "numpy": np.__version__},
         singles=_described(problem, evaluator.objectives(singles)),
         candidates=tuple(found.candidate(problem) for found in outcome.found),
@@ -164,12 +183,14 @@ class _Outcome:
     genotypes: int
     phenotypes: int
     exhaustive: bool = False
+    sweeps: int = 0
 
 
 def _driven(algorithm: Algorithm, landscape: Landscape, watch: Watch) -> _Outcome:
     """Let an algorithm ask until it ends."""
     # In percent of what a single member can reach, which is the scale of the algorithm's tolerance.
     drive(algorithm, watch.ledger, np.array(watch.reference) / 100, watch)
+    watch.keep()
     evaluations = watch.ledger.evaluations
     return _Outcome(
         landscape.front(evaluations),
@@ -185,6 +206,20 @@ def _built(problem: Problem, budget: int, progress: Progress | None) -> _Outcome
     greedy = Greedy(outputs, problem.names, problem.costs, problem.max_stages, budget)
     found = greedy.run(progress)
     return _Outcome(front_of(found), greedy.spent, len(found))
+
+
+def _refined(
+    outcome: _Outcome,
+    evaluator: Evaluator,
+    problem: Problem,
+    evaluations: int,
+    workers: int,
+    progress: Progress | None,
+) -> _Outcome:
+    """Refine thresholds for what is left of the evaluations."""
+    budget = (evaluations - outcome.genotypes) // SWEEP
+    refiner = Refiner(evaluator, problem.names, budget, workers, progress)
+    return replace(outcome, found=refiner.refine(outcome.found), sweeps=refiner.sweeps)
 
 
 def _check(**settings: int) -> None:
