@@ -47,13 +47,13 @@ def sweep(table: Table, thresholds: Sequence[float], stage: int) -> Sweep:
     """
     k = len(table.confidence)
     leaves = table.confidence[:-1] > np.array(thresholds, np.float32)[:, None]
-    left = _exits(leaves[:stage])
+    left = exits_of(leaves[:stage])
     here = np.flatnonzero(left == stage)
     # The samples that get here, the surest first.
     here = here[np.argsort(-table.confidence[stage, here], kind="stable")]
     confidence = table.confidence[stage, here]
     cuts = np.flatnonzero(np.diff(confidence)) + 1  # how many of them leave; equals leave together
-    exits = stage + 1 + _exits(leaves[stage + 1 :, here])  # of those who go on
+    exits = stage + 1 + exits_of(leaves[stage + 1 :, here])  # of those who go on
 
     gone = np.flatnonzero(left < stage)
     right = int(table.is_right[left[gone], gone].sum()) + _first(table.is_right[stage, here], cuts)
@@ -64,7 +64,7 @@ def sweep(table: Table, thresholds: Sequence[float], stage: int) -> Sweep:
     return Sweep(confidence[cuts], confidence[cuts - 1], right, reached)
 
 
-def _exits(leaves: NDArray[np.bool_]) -> NDArray[np.intp]:
+def exits_of(leaves: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Find the first of (k, n) stages that each sample leaves at; k where it does not."""
     exits: NDArray[np.intp] = np.vstack([leaves, np.ones((1, leaves.shape[1]), np.bool_)]).argmax(axis=0)
     return exits

@@ -61,6 +61,14 @@ def search(
     seed_singles: Annotated[
         bool, typer.Option("--seed-singles", help="Start from the members on their own; the paper does not.")
     ] = False,
+    refine_thresholds: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine-thresholds/--no-refine-thresholds",
+            help="Move thresholds off the grid that is searched, for a quarter of the evaluations; on for "
+            "mo-gomea.",
+        ),
+    ] = None,
     refine_on_device: Annotated[
         int,
         typer.Option(
@@ -85,6 +93,7 @@ def search(
     from encas import Pool
     from encas.cli.output import print_json, print_line, print_next, print_note, progress
     from encas.search import search as search_pool
+    from encas.search.refine import SWEEP
 
     opened = Pool.open(pool)
     if refine_on_device:
@@ -103,6 +112,7 @@ def search(
         report_fraction=report_fraction,
         workers=workers,
         seed_singles=seed_singles,
+        refine_thresholds=refine_thresholds,
     )
     with progress("search", evaluations) as advance:
         front = searching(out=out, progress=advance)
@@ -112,12 +122,14 @@ def search(
         print_json(front.file)
         return
     counts = front.file.evaluations
-    if counts["genotypes"] < evaluations:
+    sweeps = counts["sweeps"]
+    if counts["genotypes"] + SWEEP * (sweeps + 1) <= evaluations:
         print_note(f"search: ended after {counts['genotypes']} evaluations, nothing new was left to find")
     _print_front(front)
     print_line(
         f"{len(front.candidates)} cascades from {counts['genotypes']} evaluations ({counts['phenotypes']} "
-        f"different cascades) in {front.file.seconds:.1f} s; see {out / 'front.html'}"
+        f"different cascades{f', {sweeps} sweeps of a threshold' if sweeps else ''}) in "
+        f"{front.file.seconds:.1f} s; see {out / 'front.html'}"
     )
     wish = f"{front.figures(_middle(front).cascade).accuracy - 5e-5:.4f}"
     print_next("encas pick", out, "--min-accuracy", wish, "-o", "cascade.json")

@@ -118,6 +118,7 @@ def test_the_front_records_what_was_done(pool_path: Path) -> None:
         "evaluations": 500,
         "exhaustive": False,
         "max_stages": 3,
+        "refine_thresholds": False,
         "report_fraction": 0,
         "seed_singles": False,
     }
@@ -180,7 +181,7 @@ def test_latency_can_be_the_cost(pool_path: Path) -> None:
 def test_single_members_can_be_evaluated_first(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
     front = search(pool, evaluations=8, seed_singles=True, algorithm="random")
-    assert front.file.evaluations == {"genotypes": 8, "phenotypes": 8}
+    assert front.file.evaluations == {"genotypes": 8, "phenotypes": 8, "sweeps": 0}
     assert {candidate.cascade.member_names for candidate in front.candidates} <= {(n,) for n in pool.names}
     assert front.candidates[-1].cascade.member_names == ("hidden512",)
     more = search(pool, evaluations=1000, seed_singles=True)
@@ -194,7 +195,7 @@ def test_one_stage_gives_a_front_of_single_members(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
     front = search(pool, max_stages=1)
     assert front.file.settings["exhaustive"]
-    assert front.file.evaluations == {"genotypes": 9, "phenotypes": 9}
+    assert front.file.evaluations == {"genotypes": 9, "phenotypes": 9, "sweeps": 0}
     # Each of these networks is more accurate than all smaller ones.
     assert [c.cascade.member_names for c in front.candidates] == [(name,) for name in pool.names]
 
