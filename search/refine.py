@@ -14,7 +14,7 @@ from encas.search.evaluate import Counts, Evaluator
 from encas.search.found import Found, front_of
 from encas.search.genome import NEVER
 from encas.search.grid import most_members
-from encas.search.pareto import non_dominated, ranked
+from encas.search.pareto import hypervolume, non_dominated, ranked
 from encas.search.sweep import Table, sweep
 
 # A sweep counts as the evaluations that it stands for: one for every threshold of the grid above 0.
@@ -52,10 +52,18 @@ class Refiner:
 
     def refine(self, found: Sequence[Found]) -> list[Found]:
         """Return a front of which no point is worse than before, by rising cost."""
-        front = front_of([*found, *self._sweep(self._pairs())])
-        while todo := self._todo(front):
+        front, todo = front_of(found), self._pairs()
+        while todo or (todo := self._todo(front)):
             front = front_of([*front, *self._sweep(todo)])
+            self._tell(len(todo), front)
+            todo = []
         return front
+
+    def _tell(self, n: int, front: Sequence[Found]) -> None:
+        if self.progress is not None:
+            most = float(self.evaluator.costs.max()) or 1.0
+            share = hypervolume(np.array([[one.error, one.cost] for one in front]), (1.0, most))
+            self.progress(n * SWEEP, f"{self.sweeps} sweeps, hypervolume {share:.4f}")
 
     def _pairs(self) -> list[tuple[Cascade, int]]:
         """Pair the best members, the cheaper one first."""
@@ -96,8 +104,6 @@ class Refiner:
         with ThreadPoolExecutor(self.workers) as threads:
             swept = list(threads.map(lambda one: self._swept(*one), todo))
         self.sweeps += len(todo)
-        if self.progress is not None:
-            self.progress(len(todo) * SWEEP, f"{self.sweeps} sweeps")
         return [found for some in swept for found in some]
 
     def _swept(self, cascade: Cascade, stage: int) -> list[Found]:
@@ -140,6 +146,8 @@ def _line(cascade: Cascade, stage: int) -> tuple[object, ...]:
 
 def _by_gaps(front: Sequence[Found]) -> list[int]:
     """Order a front by the areas that lie open beside each candidate, the largest first."""
+    if not front:
+        return []
     errors, costs = np.array([[one.error, one.cost] for one in front]).T
     gaps = np.concatenate([[0.0], -np.diff(errors) * np.diff(costs), [0.0]])
     order: list[int] = np.argsort(-(gaps[1:] + gaps[:-1]), kind="stable").tolist()

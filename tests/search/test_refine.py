@@ -9,6 +9,7 @@ from encas.errors import InvalidInput
 from encas.evaluation import evaluate
 from encas.front import Front
 from encas.pool import Pool
+from encas.search.algorithms import AlgorithmName
 from encas.search.evaluate import Evaluator
 from encas.search.refine import SWEEP, Refiner
 
@@ -61,7 +62,7 @@ def test_it_is_on_for_mo_gomea_and_off_for_what_it_is_compared_with(pool_path: P
 
 
 @pytest.mark.parametrize("name", ["greedy", "ensemble"])
-def test_thresholds_that_are_not_searched_are_not_refined(pool_path: Path, name: str) -> None:
+def test_thresholds_that_are_not_searched_are_not_refined(pool_path: Path, name: AlgorithmName) -> None:
     with pytest.raises(InvalidInput, match=f"algorithm '{name}': its thresholds cannot be refined"):
         search(Pool.open(pool_path), algorithm=name, refine_thresholds=True)
 
