@@ -31,7 +31,8 @@ class Refiner:
 
     First, cascades of two stages, of the members that are best alone; those that answer with the mean, and
     those whose latest stage answers alone. Then the candidates of the front: those beside its widest gaps
-    come first, and what a sweep finds may be swept at its other stages.
+    come first, and what a sweep finds may be swept at its other stages. When all of that was swept, the same
+    cascades answering in the other way.
 
     Attributes:
         evaluator: Of what was searched on.
@@ -86,14 +87,18 @@ class Refiner:
 
     def _todo(self, front: Sequence[Found]) -> list[tuple[Cascade, int]]:
         """Choose what to sweep next."""
+        widest = [front[row].cascade for row in _by_gaps(front)]
+        swept = [(cascade, stage) for cascade in widest for stage in range(len(cascade.stages) - 1)]
+        others = [(_otherwise(cascade), stage) for cascade, stage in swept]
         todo: dict[tuple[object, ...], tuple[Cascade, int]] = {}
-        for row in _by_gaps(front):
-            cascade = front[row].cascade
-            for stage in range(len(cascade.stages) - 1):
-                line = _line(cascade, stage)
-                if line not in self._done:
-                    todo.setdefault(line, (cascade, stage))
-        return list(todo.values())[: min(_AT_ONCE, self.budget - self.sweeps)]
+        most = min(_AT_ONCE, self.budget - self.sweeps)
+        for cascade, stage in [*swept, *others]:
+            if len(todo) >= most:
+                break
+            line = _line(cascade, stage)
+            if line not in self._done:
+                todo.setdefault(line, (cascade, stage))
+        return list(todo.values())
 
     def _sweep(self, todo: Sequence[tuple[Cascade, int]]) -> list[Found]:
         """Sweep stages of cascades, and return what may be on the front."""
@@ -142,6 +147,11 @@ def _line(cascade: Cascade, stage: int) -> tuple[object, ...]:
     """Name all cascades that differ from this one in the threshold of a stage only."""
     thresholds = [step.threshold for step in cascade.stages]
     return *_kind(cascade), *thresholds[:stage], stage, *thresholds[stage + 1 :]
+
+
+def _otherwise(cascade: Cascade) -> Cascade:
+    """Let a cascade answer with its latest stage alone instead of the mean, or the other way round."""
+    return cascade.model_copy(update={"combine": "last" if cascade.combine == "mean" else "mean"})
 
 
 def _by_gaps(front: Sequence[Found]) -> list[int]:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 from moocore import hypervolume
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
@@ -257,7 +258,15 @@ def draw(results: Path, picture: Path) -> None:
             axis.fill_between(
                 costs / 1e6, errors.min(axis=0), errors.max(axis=0), color=colour, alpha=0.2, lw=0
             )
-        axis.set(xscale="log", title=pool, xlabel="mean cost per sample, MMACs", ylabel="error on val, %")
+        axis.set(
+            xscale="log",
+            title=pool.removesuffix("-pool"),
+            xlabel="mean cost per sample, MMACs",
+            ylabel="error on val, %",
+        )
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

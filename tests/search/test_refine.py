@@ -75,7 +75,7 @@ def test_it_ends_when_nothing_is_left_to_sweep(pool_path: Path) -> None:
     told: list[int] = []
     refiner = Refiner(evaluator, pool.names, 10_000, progress=lambda n, _: told.append(n))
     front = refiner.refine([])
-    # All pairs of eight members, answering in both ways; of two stages only one has a threshold.
+    # All pairs of eight members, answering in both ways, once each; of two stages only one has a threshold.
     assert refiner.sweeps == 8 * 7 / 2 * 2
     assert sum(told) == refiner.sweeps * SWEEP
     assert {found.cascade.combine for found in front} <= {"mean", "last"}
