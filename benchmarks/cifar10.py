@@ -79,7 +79,7 @@ def searched(pool: Pool, place: Path, evaluations: int, seeds: int) -> list[Foun
         front = (
             Front.open(folder)
             if known
-            else search(pool, evaluations=evaluations, seed=seed, workers=2, out=folder)
+            else search(pool, evaluations=evaluations, seed=seed, report_fraction=0, workers=2, out=folder)
         )
         print(f"{folder}: {len(front.candidates)} cascades in {front.file.seconds:.0f} s", flush=True)
         every.append(cascades(pool, front))

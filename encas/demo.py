@@ -167,7 +167,7 @@ def run(folder: Path, say: Say) -> Outcome:
         save_digits(digits[split], folder / "data" / f"{split}.npz")
         pool = record(folder / "pool", members, folder / "data" / f"{split}.npz", split=split)
     say(f"searching {EVALUATIONS:,} cascades: front")
-    front = search(pool, evaluations=EVALUATIONS, seed=1, out=folder / "front")
+    front = search(pool, evaluations=EVALUATIONS, seed=1, report_fraction=0, out=folder / "front")
     singles = {member.name: evaluate(_alone(member.name), pool, "val") for member in pool.file.members}
     best = max(singles, key=lambda name: (singles[name].accuracy, -singles[name].macs))
     say(f"picking the cheapest that is as accurate on val as the best network, {best}: cascade.json")

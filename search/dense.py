@@ -54,6 +54,22 @@ class Dense:
             places = self._places(members, np.broadcast_to(here[:, None], members.shape))
             run_dense(genomes, some, self._labels[here], self._rows, places, right, reached)
 
+    def watch(self, members: Indices, samples: Indices) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """(k, q) how sure the mean of k members so far is of each sample, and whether it is right."""
+        confidence, is_right = np.empty((2, len(members), len(samples)), np.float32)
+        block = max(1, _BLOCK_BYTES // (len(members) * self._rows.shape[1] * 2))
+        for start in range(0, len(samples), block):
+            here = samples[start : start + block]
+            shape = len(here), len(members)
+            places = self._places(np.broadcast_to(members, shape), np.broadcast_to(here[:, None], shape))
+            total = np.zeros((len(here), self._rows.shape[1]), np.float32)
+            for j in range(len(members)):
+                total += self._rows[places[:, j]].view(np.float16)
+                mean = total / np.float32(j + 1)
+                confidence[j, start : start + block] = mean.max(axis=1)
+                is_right[j, start : start + block] = mean.argmax(axis=1) == self._labels[here]
+        return confidence, is_right > 0
+
     def _places(self, members: NDArray[np.intp], samples: NDArray[np.intp]) -> NDArray[np.intp]:
         """(q, k) rows of what members answered on samples; those that are not here yet are read."""
         if len(self._index) * self._rows.shape[1] * 2 > _KEPT_BYTES:

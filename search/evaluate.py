@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encas.cascade import Combine
 from encas.cost import CostModel, PerSample
 from encas.errors import InvalidInput
 from encas.pool import Member, Pool
@@ -18,6 +19,7 @@ from encas.search.algorithm import Genomes, Objectives
 from encas.search.dense import Dense
 from encas.search.genome import N_THRESHOLDS, Space
 from encas.search.shortlist import Source
+from encas.search.sweep import Table
 
 _LOOK_EVERY = 10_000  # evaluations after which the pool's files are looked at again
 _WORTH_THREADS = 600_000  # cascades times samples times width from which on waking other threads pays
@@ -122,6 +124,17 @@ class Evaluator:
         """Number of samples."""
         return len(self._recorded.labels)
 
+    def table(self, members: NDArray[np.intp], combine: Combine = "mean") -> Table:
+        """Tell what each of k stages would say of every sample, whoever has left before."""
+        recorded = self._recorded
+        table = Table(recorded.confidence[members], recorded.is_right[members])
+        if combine == "mean" and len(members) > 1:
+            unsure = np.empty(self.n, np.bool_)
+            kernels.watch(recorded.values, recorded.lanes, members, table.confidence, table.is_right, unsure)
+            found = self._dense.watch(members, recorded.samples[unsure])
+            table.confidence[:, unsure], table.is_right[:, unsure] = found
+        return table
+
     def objectives(self, genomes: NDArray[Any]) -> NDArray[np.float64]:
         """(p, 2): error in [0, 1] and mean cost per sample of (p, g) genomes.
 
@@ -135,15 +148,19 @@ class Evaluator:
 
     def of_canonical(self, genomes: Genomes) -> Objectives:
         """Do what `objectives` does for genomes that are known to be right and in canonical form."""
-        counts = self._counts(genomes)
+        out = self.priced(genomes, self._counts(genomes))
+        self._looked += len(out)
+        if self._looked >= _LOOK_EVERY:
+            self.check()
+        return out
+
+    def priced(self, genomes: Genomes, counts: Counts) -> Objectives:
+        """(p, 2) objectives, from what was counted of genomes in canonical form; thresholds do not matter."""
         members = genomes[:, : self.space.max_stages] - 1
         out = np.empty((len(genomes), 2))
         out[:, 0] = 1 - counts.right / self.n
         out[:, 1] = self._model.mean(members, counts.reached, self.n)
         out[genomes[:, 0] == 0] = self._worst
-        self._looked += len(out)
-        if self._looked >= _LOOK_EVERY:
-            self.check()
         return out
 
     def counts(self, genomes: NDArray[Any]) -> Counts:

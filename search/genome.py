@@ -110,7 +110,7 @@ class Space:
         genome = np.zeros(self.n_genes, np.intp)
         for j, stage in enumerate(cascade.stages):
             genome[j] = member_names.index(stage.member) + 1
-            if stage.threshold is not None:
+            if stage.threshold is not None and not self.ensemble:
                 genome[self.max_stages + j] = round(stage.threshold * NEVER)
         return genome
 

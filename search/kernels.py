@@ -177,6 +177,38 @@ def run(
     return len(genomes), n_unsure
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def watch(
+    values: Bits,
+    lanes: Indices,
+    members: Indices,
+    confidence: NDArray[np.float32],
+    is_right: NDArray[np.bool_],
+    unsure: NDArray[np.bool_],
+) -> None:
+    """Tell what the stages behind the first would say of every sample; see `run` for what is not told here.
+
+    Args:
+        values: (m * n, width).
+        lanes: (n,).
+        members: (k,) of the stages.
+        confidence: (k, n) filled, except for the first stage and the unsure samples.
+        is_right: (k, n) filled likewise.
+        unsure: (n,) filled.
+    """
+    n, sums = len(lanes), np.empty(values.shape[1], np.float32)
+    for sample in range(n):
+        sums[:] = 0
+        _add(values, members[0] * n + sample, sums)
+        unsure[sample] = False
+        for j in range(1, len(members)):
+            divisor = np.float32(j + 1)
+            top = _add(values, members[j] * n + sample, sums) / divisor
+            unsure[sample] |= sums[-1] / divisor == top
+            confidence[j, sample] = top
+            is_right[j, sample] = _wins(sums, lanes[sample], divisor, top)
+
+
 @njit(cache=True, error_model="numpy")
 def run_dense(
     genomes: Indices,

@@ -25,3 +25,22 @@ def hypervolume(objectives: Objectives, reference: tuple[float, float]) -> float
     # By rising second objective: each point adds the strip up to the next one's.
     width = np.diff(second, append=reference[1])
     return float(((reference[0] - first) * width).sum() / (reference[0] * reference[1]))
+
+
+def ranked(objectives: Objectives) -> NDArray[np.intp]:
+    """Order (p, 2) rows: those that none dominates, then those that none of the rest dominates, and so on.
+
+    Each of these fronts is ordered so that its first rows, however many, are spread over all of it.
+    """
+    left, rows = np.arange(len(objectives)), np.empty(0, np.intp)
+    while len(left):
+        front = left[non_dominated(objectives[left])]
+        rows, left = np.concatenate([rows, front[_spread(len(front))]]), np.setdiff1d(left, front)
+    return rows
+
+
+def _spread(n: int) -> NDArray[np.intp]:
+    """Order 0 .. n - 1: the ends, the middle, the middles of the halves, and so on."""
+    parts = [np.linspace(0, n - 1, 2**i + 1).round().astype(np.intp) for i in range(n.bit_length() + 1)]
+    places, first = np.unique(np.concatenate(parts), return_index=True)
+    return places[np.argsort(first)]

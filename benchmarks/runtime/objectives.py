@@ -112,6 +112,7 @@ def compare(name: str, real: RealPool, folder: Path, options: argparse.Namespace
             objective=str(objective),
             evaluations=options.evaluations,
             seed=1,
+            report_fraction=0,
             out=folder / f"{name}-{objective.kind}",
         )
         for objective in (Objective("macs"), by_time)

@@ -101,10 +101,13 @@ def find(folder: Path, options: argparse.Namespace) -> None:
                 objective=objective,
                 evaluations=options.evaluations,
                 seed=1,
+                report_fraction=0,
                 out=folder / f"{name}-{kind}",
             )
         # Half of the budget before the first correction and half behind it: no more than the others have.
-        half = partial(search, pool, objective=by_time, evaluations=options.evaluations // 2, seed=1)
+        half = partial(
+            search, pool, objective=by_time, evaluations=options.evaluations // 2, seed=1, report_fraction=0
+        )
         start = half(out=folder / f"{name}-start")
         front = refine(
             Front(folder / f"{name}-refined", start.file),

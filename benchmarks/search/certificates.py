@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         order = rng.permutation(n)
         pool = data.pool(Path(folder) / "pool", {"val": order[:2000], "all": np.arange(n)})
-        found = [c.cascade for c in search(pool, evaluations=20_000, seed=0).candidates]
+        found = [c.cascade for c in search(pool, evaluations=20_000, seed=0, report_fraction=0).candidates]
         cascades = [two_stages(t) for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)]
         cascades += [cascade for cascade in found if len(cascade.stages) > 1]
         bound = delta + 2 * np.sqrt(delta * (1 - delta) / args.times)

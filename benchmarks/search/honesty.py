@@ -31,8 +31,8 @@ def within(stated: object, accuracy: float) -> bool:
 def one_split(data: Recorded, path: Path, parts: tuple[int, int], evaluations: int, seed: int) -> dict:
     order = np.random.default_rng(seed).permutation(sum(parts))
     pool = data.pool(path, {"val": order[: parts[0]], "test": order[parts[0] :]})
-    front = search(pool, evaluations=evaluations, seed=seed, report_fraction=0.3)
-    whole = search(pool, evaluations=evaluations, seed=seed)
+    front = search(pool, evaluations=evaluations, seed=seed)
+    whole = search(pool, evaluations=evaluations, seed=seed, report_fraction=0)
     honest, flattering, gaps, flattery, widths = [], [], [], [], []
     for candidate in front.candidates:
         cascade, test = candidate.cascade, evaluate(candidate.cascade, pool, "test").accuracy

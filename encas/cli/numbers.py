@@ -1,4 +1,4 @@
-"""Options that take several numbers, written as `--batch 1 8 32`."""
+"""Numbers on the command line: options that take several, as `--batch 1 8 32`, and how MACs are shown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,3 +24,8 @@ def spread(args: Sequence[str], option: str) -> list[str]:
         inside = arg == option or (inside and arg.isdigit())
         spread_args.append(arg)
     return spread_args
+
+
+def mmacs(macs: float) -> str:
+    """Four digits without an exponent."""
+    return f"{macs / 1e6:,.0f}" if macs >= 1e9 else f"{macs / 1e6:.4g}"

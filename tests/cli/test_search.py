@@ -1,3 +1,4 @@
+import inspect
 import json
 import re
 import signal
@@ -12,10 +13,13 @@ from typer.testing import CliRunner
 
 from encas.cascade import Cascade
 from encas.cli import app
+from encas.cli.search import search as search_command
 from encas.evaluation import evaluate
 from encas.files import sha256_of
 from encas.front import Front
 from encas.pool import Latency, Pool
+from encas.search.algorithms import ALGORITHMS
+from encas.search.run import search as python_search
 
 Run = Any
 
@@ -50,7 +54,8 @@ def test_search_prints_a_table_that_fits_and_says_what_to_do_next(
     table = lines[: next(i for i, line in enumerate(lines) if "counted on 180 samples of val that" in line)]
     assert len(table) == 2 + 8
     assert "on 600 others" in table[0]
-    assert "8 cascades from 500 evaluations" in lines[len(table) + 1]
+    told = "cascades from 400 evaluations (400 different cascades, 2 sweeps of a threshold) in"
+    assert told in lines[len(table) + 1]
     assert max(len(line) for line in table) <= 80
     assert lines[-1].startswith(f"next: encas pick {tmp_path / 'f'} --min-accuracy 0.")
     assert "search: 500/500" in err
@@ -102,7 +107,10 @@ def test_a_search_that_ends_early_says_so(run: Run, pool_path: Path, tmp_path: P
         (["--evaluations", "0"], "evaluations: must be at least 1, got 0"),
         (["--objective", "latency"], "no such latency is recorded for hidden004 and 7 more members"),
         (["--objective", "joule"], "objective 'joule': must be macs, latency"),
-        (["--algorithm", "magic"], "algorithm 'magic': must be one of mo-gomea, random"),
+        (
+            ["--algorithm", "magic"],
+            "algorithm 'magic': must be one of mo-gomea, nsga2, nsga3, random, greedy,",
+        ),
         (["--split", "train"], "no split 'train'; it has: val, test"),
     ],
 )
@@ -354,3 +362,18 @@ def test_a_search_by_latency_is_refined_on_this_machine(run: Run, digits_files: 
     assert (code, out) == (1, "")
     assert err.startswith("encas: objective 'macs': only a search by latency can be refined on the device")
     assert err.count("\n") == 1
+
+
+def test_the_command_line_and_python_keep_as_much_out_and_offer_the_same_algorithms(run: Run) -> None:
+    assert inspect.signature(python_search).parameters["report_fraction"].default == 0.3
+    assert inspect.signature(search_command).parameters["report_fraction"].default == 0.3
+    _, out, _ = run("search", "--help")
+    assert all(name in out for name in ALGORITHMS)
+
+
+def test_thresholds_are_refined_when_that_is_said(run: Run, pool_path: Path, tmp_path: Path) -> None:
+    for option, is_refined in (("--refine-thresholds", True), ("--no-refine-thresholds", False)):
+        words = ("search", "--pool", pool_path, "--out", tmp_path / "f", "--evaluations", 400, option)
+        code, out, _ = run(*words, "--json")
+        assert code == 0
+        assert (json.loads(out)["evaluations"]["sweeps"] > 0) is is_refined

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow  # the libraries that draw take seconds to load
 
 @pytest.fixture
 def front(pool_path: Path) -> Front:
-    return search(Pool.open(pool_path), evaluations=400)
+    return search(Pool.open(pool_path), evaluations=400, report_fraction=0)
 
 
 def test_the_png_is_1200_pixels_wide(front: Front, tmp_path: Path) -> None:

@@ -1,0 +1,305 @@
+"""How good the fronts are that each algorithm finds: at equal evaluations, and in equal time.
+
+    python benchmarks/search/quality.py run RESULTS POOL ... [--evaluations 20000] [--seeds 10]
+    python benchmarks/search/quality.py report RESULTS [--picture fronts.png]
+
+`run` searches split val of each pool, evaluates every front on val and on test, and keeps all points in
+RESULTS; what is there is not searched again, so it may be stopped at any time. Pools are copied before;
+`synthetic` stands for one of 100 members, 10,000 samples a split and 10 classes (see synthetic.py).
+
+In equal time every algorithm gets the seconds that MO-GOMEA without refinement took for the evaluations, in
+as many evaluations as it makes in these: the speed is taken from its run with equal evaluations. Seconds are
+those of the processor, so that it matters little what else it does.
+
+`report` prints hypervolumes (reference: error 1 and the cost of the dearest member), one-sided Wilcoxon tests
+over the seeds with Holm's correction, and where the fronts of grids are not dominated.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
+from moocore import hypervolume
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+from synthetic import invented_table, make_pool
+
+from encas import Cascade, Pool
+from encas.evaluation import evaluate
+from encas.search import search
+from encas.search.evaluate import Evaluator
+from encas.search.sweep import Table, exits_of
+
+REFINED, PLAIN = "mo-gomea, refined", "mo-gomea"
+# Those without chance in them are run once.
+CHANCY = (REFINED, PLAIN, "nsga2", "nsga3", "random", "ensemble")
+CERTAIN = ("greedy", "grid-last", "grid-mean")
+SPLITS = ("val", "test")
+MOST_TIMES = 20  # as many evaluations at most in equal time as with equal evaluations
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The points (error, cost) of a front on each split."""
+
+    pool: str
+    algorithm: str
+    seed: int
+    budget: str  # "evaluations" or "time"
+    evaluations: int
+    seconds: float
+    dearest: float
+    points: dict[str, list[tuple[float, float]]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.pool}-{self.algorithm}-{self.seed}-{self.budget}.json".replace(", ", "-")
+
+    def volume(self, split: str) -> float:
+        """Share of the plane up to the reference that the front dominates."""
+        scaled = np.array(self.points[split]) / [1.0, self.dearest]
+        return float(hypervolume(scaled, ref=(1.0, 1.0)))
+
+
+def searched(pool: Pool, algorithm: str, seed: int, budget: str, evaluations: int) -> Result:
+    started_s = time.process_time()
+    front = search(
+        pool,
+        evaluations=evaluations,
+        seed=seed,
+        algorithm=algorithm.removesuffix(", refined"),
+        refine_thresholds=algorithm == REFINED,
+        report_fraction=0,
+    )
+    seconds = time.process_time() - started_s
+    points = {"val": [(candidate.error, candidate.cost) for candidate in front.candidates]}
+    points["test"] = on_test([candidate.cascade for candidate in front.candidates], pool)
+    dearest = max(single.cost for single in front.file.singles)
+    return Result(pool.path.name, algorithm, seed, budget, evaluations, seconds, dearest, points)
+
+
+def on_test(cascades: Sequence[Cascade], pool: Pool) -> list[tuple[float, float]]:
+    """Error and cost on the test split, as `encas.evaluation.evaluate` has them, for many cascades."""
+    members = pool.members_with("test")
+    macs = np.array([member.macs for member in members], np.float64)
+    evaluator = Evaluator.open(pool, "test", members, macs, max_stages=5)
+    tables: dict[tuple[str, ...], Table] = {}
+    points = []
+    for cascade in cascades:
+        if cascade.confidence == "logit-gap":
+            found = evaluate(cascade, pool, "test")
+            points.append((1 - found.accuracy, found.macs))
+            continue
+        numbers = np.array([pool.names.index(name) for name in cascade.member_names])
+        kind = cascade.combine, *cascade.member_names
+        if kind not in tables:
+            tables[kind] = evaluator.table(numbers, cascade.combine)
+        thresholds = np.array([stage.threshold for stage in cascade.stages[:-1]], np.float32)
+        exits = exits_of(tables[kind].confidence[:-1] > thresholds[:, None])
+        is_right = tables[kind].is_right[exits, np.arange(len(exits))]
+        points.append((float(1 - is_right.mean()), float(np.cumsum(macs[numbers])[exits].mean())))
+    return points
+
+
+def run(results: Path, pools: Sequence[str], evaluations: int, seeds: int) -> None:
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for source in pools:
+            pool = copied(source, Path(folder))
+            search(pool, evaluations=300, algorithm="nsga2")  # compiles, and makes the shortlists
+            search(pool, evaluations=300)
+            for seed in range(1, seeds + 1):
+                for algorithm in (PLAIN, REFINED, *CHANCY[2:], *(CERTAIN if seed == 1 else ())):
+                    both(results, pool, algorithm, seed, evaluations)
+
+
+def copied(source: str, folder: Path) -> Pool:
+    """Bring a pool to a place that may be written to."""
+    if source != "synthetic":
+        return Pool.open(shutil.copytree(source, folder / Path(source).name))
+    for split, seed in (("val", 1), ("test", 2)):
+        pool = make_pool(folder / source, invented_table(100, 0.80, 0.95), 10_000, 10, seed, split)
+    return pool
+
+
+def both(results: Path, pool: Pool, algorithm: str, seed: int, evaluations: int) -> None:
+    """Search with equal evaluations, then in equal time."""
+    equal = kept(results, pool, algorithm, seed, "evaluations", evaluations)
+    if algorithm == PLAIN:
+        return
+    time_s = read(results, pool.path.name, PLAIN, seed, "evaluations").seconds
+    times = min(time_s / equal.seconds, MOST_TIMES)
+    kept(results, pool, algorithm, seed, "time", max(300, round(evaluations * times)))
+
+
+def kept(results: Path, pool: Pool, algorithm: str, seed: int, budget: str, evaluations: int) -> Result:
+    """Search, unless that was done before."""
+    name = Result(pool.path.name, algorithm, seed, budget, 0, 0, 0, {}).name
+    if not (results / name).exists():
+        found = searched(pool, algorithm, seed, budget, evaluations)
+        (results / name).write_text(json.dumps(asdict(found)))
+        print(f"{name}: {found.evaluations} evaluations, {found.seconds:.2f} s", flush=True)
+    return Result(**json.loads((results / name).read_text()))
+
+
+def read(results: Path, pool: str, algorithm: str, seed: int, budget: str) -> Result:
+    path = results / Result(pool, algorithm, seed, budget, 0, 0, 0, {}).name
+    return Result(**json.loads(path.read_text()))
+
+
+def every(results: Path) -> dict[tuple[str, str, str], list[Result]]:
+    """Results of all seeds by pool, algorithm and budget; MO-GOMEA is its own measure of time."""
+    found: dict[tuple[str, str, str], list[Result]] = {}
+    for path in sorted(results.glob("*.json")):
+        one = Result(**json.loads(path.read_text()))
+        for budget in ("evaluations", "time") if one.algorithm == PLAIN else (one.budget,):
+            found.setdefault((one.pool, one.algorithm, budget), []).append(one)
+    return {key: sorted(some, key=lambda one: one.seed) for key, some in found.items()}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number (Holm, 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    steps = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected.tolist()
+
+
+def p_value(better: Sequence[float], worse: Sequence[float]) -> float:
+    """One-sided: how easily chance makes the first so much better, seed by seed."""
+    others = np.resize(worse, len(better))
+    if np.array_equal(better, others):
+        return 1.0
+    return float(wilcoxon(better, others, alternative="greater").pvalue)
+
+
+def undominated(front: Points, grid: Points) -> tuple[int, float]:
+    """How many points of a grid's front nothing is as good as; the worst ratio of costs at their error."""
+    costs = np.array([min(front[front[:, 0] <= error + 1e-9, 1], default=np.inf) for error in grid[:, 0]])
+    ratios = costs / grid[:, 1]
+    return int((ratios > 1 + 1e-9).sum()), float(max(ratios.max(), 1))
+
+
+def report(results: Path) -> None:
+    found = every(results)
+    pools = sorted({pool for pool, _, _ in found})
+    for budget in ("evaluations", "time"):
+        for split in SPLITS:
+            print(f"\nequal {budget}, {split}\n\n| algorithm | {' | '.join(pools)} |")
+            print("|---" * (len(pools) + 1) + "|")
+            cells = {pool: column(found, pool, budget, split) for pool in pools}
+            for name in (*CHANCY, *CERTAIN):
+                print(f"| {name} | {' | '.join(cells[pool].get(name, '') for pool in pools)} |")
+    print("\n| front | grid | " + " | ".join(pools) + " |\n" + "|---" * (len(pools) + 2) + "|")
+    for name in (REFINED, PLAIN):
+        for grid in ("grid-last", "grid-mean"):
+            row = []
+            for pool in pools:
+                points = np.array(found[pool, grid, "evaluations"][0].points["val"])
+                fronts = [np.array(one.points["val"]) for one in found[pool, name, "evaluations"]]
+                n, worst = np.array([undominated(front, points) for front in fronts]).T
+                row.append(f"{np.median(n):.0f} of {len(points)}, {np.median(worst):.3f}")
+            print(f"| {name} | {grid} | {' | '.join(row)} |")
+
+
+def column(
+    found: dict[tuple[str, str, str], list[Result]], pool: str, budget: str, split: str
+) -> dict[str, str]:
+    """Describe every algorithm on a pool: median hypervolume, and p-values of the hypotheses about it."""
+    volumes = {
+        name: [one.volume(split) for one in some]
+        for (of, name, by), some in found.items()
+        if (of, by) == (pool, budget)
+    }
+    others = [name for name in volumes if name not in (REFINED, PLAIN)]
+    p_values = [p_value(volumes[PLAIN], volumes[name]) for name in others]
+    p_values.append(p_value(volumes[REFINED], volumes[PLAIN]))
+    corrected = dict(zip([*others, REFINED], holm(p_values), strict=True))
+    cells = {name: f"{np.median(some):.4f}" for name, some in volumes.items()}
+    return {
+        name: cell + (f" (p {corrected[name]:.2g})" if name in corrected else "")
+        for name, cell in cells.items()
+    }
+
+
+def draw(results: Path, picture: Path) -> None:
+    """Fronts on val with equal evaluations: the median over the seeds, and the band of all of them."""
+    found = every(results)
+    pools = sorted({pool for pool, _, _ in found})
+    shown = {
+        REFINED: "#0072B2",
+        PLAIN: "#56B4E9",
+        "nsga2": "#D55E00",
+        "random": "#999999",
+        "greedy": "#CC79A7",
+        "grid-last": "#009E73",
+        "grid-mean": "#E69F00",
+    }
+    figure, axes = plt.subplots(2, 2, figsize=(12, 9), dpi=100, layout="constrained")
+    for axis, pool in zip(axes.flat, pools, strict=False):
+        fronts = {
+            name: [np.array(r.points["val"]) for r in found[pool, name, "evaluations"]] for name in shown
+        }
+        cheapest = min(front[:, 1].min() for some in fronts.values() for front in some)
+        costs = np.geomspace(cheapest, max(r.dearest for r in found[pool, PLAIN, "evaluations"]), 400)
+        for name, colour in shown.items():
+            errors = np.array([steps(front, costs) for front in fronts[name]]) * 100
+            axis.plot(costs / 1e6, np.median(errors, axis=0), color=colour, lw=1.4, label=name)
+            axis.fill_between(
+                costs / 1e6, errors.min(axis=0), errors.max(axis=0), color=colour, alpha=0.2, lw=0
+            )
+        axis.set(
+            xscale="log",
+            title=pool.removesuffix("-pool"),
+            xlabel="mean cost per sample, MMACs",
+            ylabel="error on val, %",
+        )
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.3)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.savefig(picture)
+
+
+def steps(front: Points, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Error of the best candidate that costs no more; NaN where there is none."""
+    order = np.argsort(front[:, 1])
+    places = np.searchsorted(front[order, 1], costs, side="right") - 1
+    errors = np.minimum.accumulate(front[order, 0])[places]
+    return np.where(places < 0, np.nan, errors)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run")
+    running.add_argument("results", type=Path)
+    running.add_argument("pools", nargs="+", metavar="POOL")
+    running.add_argument("--evaluations", type=int, default=20_000)
+    running.add_argument("--seeds", type=int, default=10)
+    reporting = commands.add_parser("report")
+    reporting.add_argument("results", type=Path)
+    reporting.add_argument("--picture", type=Path)
+    args = parser.parse_args()
+    if args.command == "run":
+        run(args.results, args.pools, args.evaluations, args.seeds)
+        return
+    report(args.results)
+    if args.picture is not None:
+        draw(args.results, args.picture)
+
+
+if __name__ == "__main__":
+    main()

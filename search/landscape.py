@@ -1,0 +1,87 @@
+"""What genomes mean to a search: cascades of one kind, with their error and cost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from encas.cascade import Cascade, Combine
+from encas.search.algorithm import Genomes, Objectives
+from encas.search.evaluate import Counts, Evaluator
+from encas.search.found import Found
+from encas.search.genome import NEVER, Space
+from encas.search.last import LastEvaluator
+from encas.search.ledger import Evaluations
+from encas.search.pareto import non_dominated
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """All cascades of one kind; the algorithms themselves know nothing of cascades.
+
+    Attributes:
+        space: Of the genomes.
+        names: (m,) of the members.
+        evaluate: (p, g) genomes in canonical form -> (p, 2) error in [0, 1] and mean cost per sample.
+        count: (p, g) genomes in canonical form -> what happened to the samples.
+        combine: How the cascades answer.
+    """
+
+    space: Space
+    names: Sequence[str]
+    evaluate: Callable[[Genomes], Objectives]
+    count: Callable[[Genomes], Counts]
+    combine: Combine = "mean"
+
+    @classmethod
+    def averaged(cls, evaluator: Evaluator, names: Sequence[str]) -> "Landscape":
+        """Cascades that answer with the mean of all stages so far."""
+        return cls(evaluator.space, names, evaluator.of_canonical, evaluator.counts)
+
+    @classmethod
+    def replaced(cls, evaluator: Evaluator, names: Sequence[str]) -> "Landscape":
+        """Cascades that answer with the latest stage alone."""
+        last = LastEvaluator(evaluator)
+        return cls(evaluator.space, names, last.of_canonical, last.counts, "last")
+
+    @classmethod
+    def ensembles(cls, evaluator: Evaluator, names: Sequence[str]) -> "Landscape":
+        """Ensembles: cascades whose stages run for every sample."""
+
+        def guarded(genomes: Genomes) -> Genomes:
+            """Put the threshold that nothing exceeds before every further member."""
+            return np.hstack([genomes, np.where(genomes[:, 1:] > 0, NEVER, 0)])
+
+        return cls(
+            replace(evaluator.space, ensemble=True),
+            names,
+            lambda genomes: evaluator.of_canonical(guarded(genomes)),
+            lambda genomes: evaluator.counts(guarded(genomes)),
+        )
+
+    def genomes(self, cascades: Sequence[Cascade]) -> Genomes:
+        """(p, g) of cascades that were found here."""
+        genomes = [self.space.genome(cascade, self.names) for cascade in cascades]
+        return np.array(genomes, np.intp).reshape(-1, self.space.n_genes)
+
+    def singles(self) -> Genomes:
+        """(m, g) every member on its own."""
+        genomes = np.zeros((self.space.n_members, self.space.n_genes), np.intp)
+        genomes[:, 0] = np.arange(1, self.space.n_members + 1)
+        return genomes
+
+    def front(self, evaluations: Evaluations) -> list[Found]:
+        """Decode what nothing evaluated dominates, by rising cost."""
+        real = np.flatnonzero(evaluations.genomes.any(axis=1))
+        rows = real[non_dominated(evaluations.objectives[real])]
+        genomes, objectives = evaluations.genomes[rows], evaluations.objectives[rows].tolist()
+        counts = self.count(genomes)
+        return [
+            Found(self._cascade(genome), right, tuple(reached), error, cost)
+            for genome, right, reached, (error, cost) in zip(
+                genomes, counts.right.tolist(), counts.reached.tolist(), objectives, strict=True
+            )
+        ]
+
+    def _cascade(self, genome: Genomes) -> Cascade:
+        return self.space.cascade(genome, self.names).model_copy(update={"combine": self.combine})
