@@ -92,6 +92,8 @@ def main() -> None:
             (options.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
             (options.out / "gpu.md").write_text(as_markdown(report))
     print((options.out / "gpu.md").read_text())
+    if any("failed" in report[name] for name in options.only):
+        sys.exit(1)
 
 
 def machine() -> dict[str, str | int]:

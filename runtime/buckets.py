@@ -5,9 +5,12 @@ Everything works on any provider, the CPU included.
 
 import logging
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,7 @@ from encas.runtime.preprocess import Tensor
 from encas.runtime.session import Session, create_session, device_memory, open_session, run_options
 
 _log = logging.getLogger("encas.runtime")
+T = TypeVar("T")
 MAX_BUCKET = 64
 # One node, Gather along the first axis: x (n, c, h, w), rows (b,) -> y (b, c, h, w).
 _GATHER = bytes.fromhex(
@@ -25,6 +29,32 @@ _GATHER = bytes.fromhex(
     "140a0312016e0a031201630a031201680a031201775a130a04726f7773120b0a09080712050a03120162621f0a017912"
     "1a0a18080112140a031201620a031201630a031201680a0312017742040a001010"
 )
+
+
+class _Here(threading.local):
+    is_device_thread = False
+
+
+_here = _Here()
+
+
+def _enter() -> None:
+    _here.is_device_thread = True
+
+
+@cache
+def _device_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "encas-device", initializer=_enter)
+
+
+def on_device(provider: str, call: Callable[[], T]) -> T:
+    """Call in the one thread of this process that talks to the GPU; on a CPU, here.
+
+    ONNX Runtime keeps CUDA graphs by thread, and while one is captured no other thread may use the device.
+    """
+    if provider == "cpu" or _here.is_device_thread:
+        return call()
+    return _device_thread().submit(call).result()
 
 
 def bucket_sizes(limit: int) -> tuple[int, ...]:
@@ -59,7 +89,8 @@ class Buckets:
         """
         self.session, self.provider = session, session.provider
         self._shape, self._n_outputs = shape, n_outputs
-        self._gather = create_session(_GATHER, session.provider)
+        # TensorRT would compile it anew for every number of rows.
+        self._gather = create_session(_GATHER, "cpu" if session.provider == "cpu" else "cuda")
         self._lock = threading.Lock()
         self._buckets = tuple(self._bucket(size) for size in bucket_sizes(limit))
 
@@ -69,15 +100,18 @@ class Buckets:
         return tuple(bucket.size for bucket in self._buckets)
 
     def warm_up(self) -> None:
-        """Run every bucket once, in both ways; on CUDA its graph is captured."""
+        """Run every bucket once, in both ways, the largest first; on CUDA its graph is captured."""
         sample = np.zeros((1, *self._shape), np.float32)
         source = self.upload(sample)
-        for size in self.sizes:
+        for size in reversed(self.sizes):
             self.run(np.repeat(sample, size, axis=0))
             self.run_rows(source, np.zeros(size, np.intp))
 
     def run(self, tensor: Tensor) -> NDArray[np.float32]:
         """Run (n, c, h, w) samples of the host, and return (n, n_outputs)."""
+        return on_device(self.provider, lambda: self._run(tensor))
+
+    def _run(self, tensor: Tensor) -> NDArray[np.float32]:
         found = np.empty((len(tensor), self._n_outputs), np.float32)
         with self._lock:
             for bucket, part in self._parts(len(tensor)):
@@ -87,6 +121,9 @@ class Buckets:
 
     def upload(self, tensor: Tensor) -> Any:
         """Copy (n, c, h, w) samples to the device, as an OrtValue for `run_rows`."""
+        return on_device(self.provider, lambda: self._upload(tensor))
+
+    def _upload(self, tensor: Tensor) -> Any:
         value = device_memory(tensor.shape, np.float32, self.provider)
         value.update_inplace(np.ascontiguousarray(tensor))
         return value
@@ -97,14 +134,24 @@ class Buckets:
         Returns:
             (len(rows), n_outputs).
         """
+        return on_device(self.provider, lambda: self._run_rows(source, rows))
+
+    def _run_rows(self, source: Any, rows: Rows) -> NDArray[np.float32]:
         found = np.empty((len(rows), self._n_outputs), np.float32)
         with self._lock:
             for bucket, part in self._parts(len(rows)):
                 bucket.rows.update_inplace(_padded(rows[part].astype(np.int64), bucket.size))
-                bucket.gather.bind_ortvalue_input("x", source)
-                self._gather.run_with_iobinding(bucket.gather)
+                self._fill(bucket, source)
                 found[part] = self._probs(bucket, part)
         return found
+
+    def _fill(self, bucket: Bucket, source: Any) -> None:
+        bucket.gather.bind_ortvalue_input("x", source)
+        bucket.gather.bind_ortvalue_input("rows", bucket.rows)
+        try:
+            self._gather.run_with_iobinding(bucket.gather)
+        finally:
+            bucket.gather.clear_binding_inputs()  # or the source would stay until the bucket is next used
 
     def _parts(self, n: int) -> list[tuple[Bucket, slice]]:
         """Cut n rows into parts, each with the smallest bucket that holds it."""
@@ -125,7 +172,6 @@ class Buckets:
         rows = device_memory((size,), np.int64, self.provider)
         probs = device_memory((size, self._n_outputs), np.float32, self.provider)
         gather, run = self._gather.io_binding(), self.session.handle.io_binding()
-        gather.bind_ortvalue_input("rows", rows)
         gather.bind_ortvalue_output("y", samples)
         run.bind_ortvalue_input(self.session.input, samples)
         run.bind_ortvalue_output(self.session.output, probs)
@@ -159,6 +205,12 @@ def open_buckets(
         n_outputs: As `Buckets`.
         limit: As `Buckets`.
     """
+    return on_device(session.provider, lambda: _opened(session, model, shape, n_outputs, limit))
+
+
+def _opened(
+    session: Session, model: Path, shape: tuple[int, int, int], n_outputs: int, limit: int
+) -> Buckets:
     if session.provider == "cuda":
         try:
             graphs = open_session(model, session.provider, session.output, graphs=True)

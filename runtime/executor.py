@@ -14,7 +14,7 @@ from encas.bundle import Bundle
 from encas.cascade import Answers, Rows, run_cascade
 from encas.errors import InvalidInput
 from encas.pool import SUM_TOLERANCE
-from encas.runtime.buckets import MAX_BUCKET, Buckets, Uploads, open_buckets
+from encas.runtime.buckets import MAX_BUCKET, Buckets, Uploads, on_device, open_buckets
 from encas.runtime.images import AnyImage
 from encas.runtime.inputs import Inputs, Threads
 from encas.runtime.preprocess import Tensor
@@ -192,7 +192,8 @@ class CascadeExecutor:
         )
 
     def _open(self, name: str) -> Session | Buckets:
-        session, member = self._session(name), self.bundle.member(name)
+        member = self.bundle.member(name)
+        session = on_device(self.provider, lambda: self._session(name))
         if self._max_bucket is None:
             return session
         path, n_labels = self.bundle.path / member.file, len(self.bundle.labels)

@@ -1,8 +1,9 @@
 """ONNX Runtime sessions: on the provider that was asked for and no other, sharing one pool of threads."""
 
+import io
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,12 @@ _ORT_NAMES = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",  # only where it is asked for: it compiles for minutes
 }
+# What ONNX Runtime itself leaves on the host beside a GPU: whole numbers that become shapes, never pixels.
+_SHAPE_OPERATORS = {
+    *("Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Identity"),
+    *("Mod", "Mul", "Range", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where"),
+}
+_SOURCE_PLACE = re.compile(r"^/\S+\.cc:\d+ .*?\) ")
 _UNKNOWN_OPERATOR = re.compile(
     r"(?P<operator>[\w.:]+)\(-?\d+\) is not a registered function/op|No Op registered for (?P<named>\w+) with"
 )
@@ -141,10 +148,11 @@ def provider_failure(provider: str) -> str | None:
             f"the installed onnxruntime {runtime.__version__} has no {_ORT_NAMES[provider]}; "
             "for a CUDA device: pip uninstall -y onnxruntime, then pip install 'encas[gpu]'"
         )
+    complaint = None if provider == "cpu" else _preload_complaint()
     try:
         output = create_session(PROBE, provider).run(None, {"x": np.ones((1, 1, 2, 2), np.float32)})[0]
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-        return _reason(error)
+        return complaint or _reason(error)
     return None if output.item() == 3.0 else f"1 + 2 is {output.item():g} on it"
 
 
@@ -181,7 +189,9 @@ def share_threads(n: int) -> None:
 def _runtime() -> ModuleType:
     """Return ONNX Runtime, ready for sessions."""
     share_threads(usable_cores())
-    return _imported()
+    runtime = _imported()
+    runtime.set_default_logger_severity(4)  # errors are raised, and printing them too would be a second line
+    return runtime
 
 
 @cache
@@ -189,10 +199,15 @@ def _imported() -> ModuleType:
     found = clash()
     if found:
         raise EncasError(found)
-    runtime = require("onnxruntime", "cpu")
-    if "CUDAExecutionProvider" in runtime.get_available_providers():
-        runtime.preload_dlls()  # finds the CUDA libraries that pip installed
-    return runtime
+    return require("onnxruntime", "cpu")
+
+
+@cache
+def _preload_complaint() -> str | None:
+    """Load the CUDA libraries that pip installed, and return what could not be loaded."""
+    with redirect_stdout(io.StringIO()) as said:
+        _imported().preload_dlls()
+    return next((line for line in said.getvalue().splitlines() if "ail" in line), None)
 
 
 def create_session(model: Path | bytes, provider: str, *, graphs: bool = False) -> Any:
@@ -202,14 +217,21 @@ def create_session(model: Path | bytes, provider: str, *, graphs: bool = False) 
     options.use_per_session_threads = False
     options.log_severity_level = 4  # errors are raised, and printing them too would be a second line
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if provider != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return runtime.InferenceSession(
+    session = runtime.InferenceSession(
         str(model) if isinstance(model, Path) else model,
         options,
         providers=_providers(provider, graphs=graphs),
         enable_fallback=0,  # or it would try again on the CPU
     )
+    strays = set() if provider == "cpu" else _operators_on_host(session) - _SHAPE_OPERATORS
+    if strays:
+        raise RuntimeError(f"it would run {', '.join(sorted(strays))} on the CPU; use --provider cpu")
+    return session
+
+
+def _operators_on_host(session: Any) -> set[str]:
+    parts = session.get_provider_graph_assignment_info()
+    return {node.op_type for part in parts if part.ep_name == _ORT_NAMES["cpu"] for node in part.get_nodes()}
 
 
 def device_memory(shape: Sequence[int], kind: type[np.generic], provider: str) -> Any:
@@ -260,4 +282,4 @@ def _reason(error: Exception) -> str:
             f"its opset {too_new['opset']} is newer than {too_new['newest']}, the newest that the installed "
             f"version knows; export it with opset {too_new['newest']} or older"
         )
-    return line.rsplit(" : ", 1)[-1].strip()
+    return _SOURCE_PLACE.sub("", line).rsplit(" : ", 1)[-1].strip()

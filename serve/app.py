@@ -94,7 +94,7 @@ def create_app(
         redirect_slashes=False,
         responses=openapi.ANY_ERROR,
     )
-    app.state.service, app.state.statistics = service, statistics
+    app.state.service, app.state.statistics, app.state.metrics = service, statistics, metrics
     _add_errors(app, overload_status)
     routes.add(app, service, statistics, metrics)
     repository.add(app, service)

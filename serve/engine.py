@@ -95,6 +95,7 @@ class _Work:
     confidence: NDArray[np.float32] | None = None
     exit_stage: NDArray[np.intp] | None = None
     n_left: int = 0  # samples that have their answer
+    lock: threading.Lock = field(default_factory=threading.Lock)  # parts may be prepared at the same time
     prepare_s: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
@@ -107,8 +108,9 @@ class _Work:
         if len(rows) == self.n:
             self.tensors[which] = tensor
             return
-        if which not in self.tensors:
-            self.tensors[which] = np.empty((self.n, *tensor.shape[1:]), np.float32)
+        with self.lock:
+            if which not in self.tensors:
+                self.tensors[which] = np.empty((self.n, *tensor.shape[1:]), np.float32)
         self.tensors[which][rows] = tensor
 
     def totals(self, rows: Rows) -> NDArray[np.float32]:

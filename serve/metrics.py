@@ -83,7 +83,7 @@ class Metrics(Observer):
 
     def finished(self, record: Record) -> None:
         """Count a request."""
-        self._refresh()
+        self.refresh()
         self._requests.labels(record.model, record.protocol, record.kind.reason).inc()
         if record.times is None:
             return
@@ -107,14 +107,15 @@ class Metrics(Observer):
 
     def text(self) -> bytes:
         """Write everything in Prometheus's text format."""
-        self._refresh()
+        self.refresh()
         if SHARED_FOLDER not in os.environ:
             return generate_latest(self._registry)
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Set what is not counted; of several workers one alone is asked, so each does it in good time."""
         if self._service is not None:
             self._pending.set(self._service.n_open)
             self._ready.set(self._service.ready)

@@ -31,6 +31,10 @@ from encas.serve.workers import supervise
 # that it is not ready, and clients are told to leave their connections.
 DRAIN_S = 0.5
 _KEEP_ALIVE_S = 75  # longer than clients and proxies wait, so that they and not we close what is idle
+_MAX_HEAD_BYTES = 2**16
+_HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
 _SETTLE_S = 0.05  # for what has reached an open connection, and was not read yet
 
 
@@ -132,6 +136,15 @@ class _Connection(HttpToolsProtocol):
     """A connection that is not closed between the first byte of a request and its answer."""
 
     _begun = False
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse a head that does not end."""
+        super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._begun else 0
+        if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_HEAD_TOO_LARGE)
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         """Note that a request begins."""
@@ -169,7 +182,7 @@ class Server(uvicorn.Server):
         self.failures: list[Exception] = []
         self.grpc_address: str | None = None
         self._options, self._service = options, app.state.service
-        self._statistics = app.state.statistics
+        self._statistics, self._metrics = app.state.statistics, app.state.metrics
         self._grpc: GrpcServer | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -194,6 +207,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Do what is done every 0.1 s."""
+        self._metrics.refresh()
         if self._grpc is not None and not self.should_exit:
             await self._grpc.tell()
         return await super().on_tick(counter)

@@ -18,7 +18,7 @@ from typing import Any
 from prometheus_client.multiprocess import mark_process_dead
 
 from encas.bundle import BundleFile
-from encas.errors import InvalidInput
+from encas.errors import EncasError, InvalidInput
 from encas.files import read_model
 from encas.serve.models import newest_bundle
 from encas.serve.options import Address, Announce, Options
@@ -80,6 +80,7 @@ class Supervisor:
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._changes: dict[int, _Change] = {}
+        self._names: dict[Path, str] = {}  # of served bundles, whose folders may go away later
         self._n_changes = 0
         self._announced = self._stopping = False
 
@@ -94,6 +95,7 @@ class Supervisor:
 
         before = {sig: signal.signal(sig, stop) for sig in (signal.SIGINT, signal.SIGTERM)}
         try:
+            self._names = {path: _name_of(path) for path in self._options.paths}
             for _ in range(self._options.workers):
                 self._start()
             while not self._stopping:
@@ -166,15 +168,15 @@ class Supervisor:
 
     def _change(self, worker: _Worker, token: int, what: str, name: str) -> None:
         """Let all workers load or unload a model, and answer when they all have."""
-        repository, subject = self._options.repository, name
+        subject, paths = name, tuple(path for path in self._options.paths if self._names[path] != name)
         if what == "load":
-            path = None if repository is None else newest_bundle(repository, name)
-            if path is None:
-                worker.pipe.send(("done", token, UnknownModel(f"the repository has no model {name[:80]!r}")))
+            try:
+                path = self._newest(name)
+            except EncasError as error:
+                worker.pipe.send(("done", token, error))
                 return
-            subject = str(path)
-        others = tuple(path for path in self._options.paths if _name_of(path) != name)
-        paths = (*others, path) if what == "load" and path is not None else others
+            self._names[path] = name
+            subject, paths = str(path), (*paths, path)
 
         def done() -> None:
             self._options = replace(self._options, paths=paths)  # workers that start later begin so
@@ -184,6 +186,13 @@ class Supervisor:
         self._changes[self._n_changes] = change
         for one in change.waiting:
             one.pipe.send(("apply", self._n_changes, what, subject))
+
+    def _newest(self, name: str) -> Path:
+        repository = self._options.repository
+        path = None if repository is None else newest_bundle(repository, name)
+        if path is None:
+            raise UnknownModel(f"the repository has no model {name[:80]!r}")
+        return path
 
     def _applied(self, change: _Change, worker: _Worker, failure: Exception | None) -> None:
         if worker not in change.waiting:

@@ -282,6 +282,17 @@ class TestWorkers:
         assert versions == [["2"]] * 20
 
     @pytest.mark.slow
+    def test_a_served_bundle_whose_folder_is_gone_ends_nothing(
+        self, server: "Served", repository: Path
+    ) -> None:
+        shutil.move(repository / "first", repository.parent / "elsewhere")
+        answer = httpx.post(f"{server.url}/v2/repository/models/digits/load")
+        assert answer.status_code == 404 and "digits" in answer.text
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+        assert server.process.poll() is None
+        shutil.move(repository.parent / "elsewhere", repository / "first")
+
+    @pytest.mark.slow
     def test_they_count_together_and_stop_together(self, server: "Served", load: Callable[..., Load]) -> None:
         with load(server.url) as asked:
             asked.wait_for(50)

@@ -4,8 +4,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -19,6 +19,9 @@ from encas.serve import Limits, create_app
 from encas.serve.scheduler import StageLimits
 from encas.serve.server import listening
 from encas.serve.service import Observer, Record
+
+if TYPE_CHECKING:
+    from tests.conftest import Served
 
 WAIT_S = 30.0
 INFER = "/v2/models/digits/infer"
@@ -129,6 +132,22 @@ def test_a_body_that_does_not_come_is_a_408(start: Start) -> None:
         slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
         slow.settimeout(WAIT_S)
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_that_does_not_end_is_a_431(served: "Served") -> None:
+    url, said = httpx.URL(served.url), b""
+    with socket.create_connection((url.host, url.port or 0)) as endless:
+        endless.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        endless.settimeout(WAIT_S)
+        with suppress(ConnectionError):  # what still comes when a connection is closed resets it
+            for _ in range(1000):
+                endless.sendall(b"a" * 2**16)
+            pytest.fail("64 MB of a head were taken")
+        with suppress(ConnectionError):
+            said = endless.recv(100)
+    assert said == b"" or said.startswith(b"HTTP/1.1 431 ")
+    short = httpx.get(served.url + "/v2/health/ready", headers={"X-Short": "a" * 60_000})
+    assert short.status_code == 200
 
 
 def test_a_client_that_goes_away_is_not_computed_for(held: Held, start: Start) -> None:
