@@ -64,6 +64,7 @@ def test_a_variant_is_a_member_with_outputs_and_a_file_of_its_own(varied: Pool) 
         )
 
 
+@pytest.mark.slow
 def test_weights_are_in_int8_and_the_softmax_is_not(varied: Pool) -> None:
     model = onnx.load(varied.path / "variants/hidden512.int8.onnx")
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
@@ -74,6 +75,7 @@ def test_weights_are_in_int8_and_the_softmax_is_not(varied: Pool) -> None:
     assert np.abs(probs.sum(axis=1) - 1).max() < 2e-3
 
 
+@pytest.mark.slow
 def test_the_same_variant_is_not_made_twice(varied: Pool) -> None:
     file = varied.path / "variants/hidden512.int8.onnx"
     before = file.stat().st_mtime_ns, (varied.path / "pool.json").read_bytes()
@@ -102,6 +104,7 @@ def test_a_search_by_time_chooses_among_precisions_and_the_bundle_decides_as_rec
     ]
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_the_images_beside_it(
     varied: Pool, tmp_path: Path, digits_files: Path
 ) -> None:
@@ -157,6 +160,7 @@ def test_a_calibration_set_must_be_large_enough_and_there(recorded: Pool, digits
         quantize(recorded)
 
 
+@pytest.mark.slow
 def test_a_variant_has_no_variants(varied: Pool) -> None:
     with pytest.raises(InvalidInput, match=r"member 'hidden512\.int8' is int8 already; name one in fp32"):
         quantize(varied, ["hidden512.int8"])

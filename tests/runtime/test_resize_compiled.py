@@ -77,6 +77,7 @@ def test_the_passes_agree_with_pillow_so_they_are_used_unless_an_image_is_tiny(p
     assert resize_compiled.kernels(noise(10, 10)) is None
 
 
+@pytest.mark.slow
 def test_an_image_in_several_pieces_of_memory_has_the_bytes_of_pillow(passes: ModuleType) -> None:
     image = noise(2300, 2100)  # Pillow's pieces have at most 16 MB
     with pytest.raises(ValueError, match="not contiguous"):

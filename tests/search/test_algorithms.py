@@ -59,6 +59,7 @@ class TestEveryAlgorithm:
             assert candidate.error == pytest.approx(1 - found.accuracy, abs=1e-12)
             assert candidate.cost == pytest.approx(found.macs)
 
+    @pytest.mark.slow
     def test_the_same_seed_gives_the_same_front_for_any_number_of_workers(
         self, pool_path: Path, name: AlgorithmName
     ) -> None:
@@ -90,6 +91,7 @@ class TestEveryAlgorithm:
         front = search(pool, algorithm=name)
         assert [(str(c.cascade), c.error, c.cost) for c in front.candidates] == [("a", 0.5, 100)]
 
+    @pytest.mark.slow
     def test_interrupted_it_comes_to_the_same_end(
         self, pool_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: AlgorithmName
     ) -> None:

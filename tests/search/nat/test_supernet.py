@@ -78,6 +78,7 @@ def test_a_part_is_trained_as_the_network_extracted_from_it(name: str) -> None:
         ("alphanet", 23_404_656, 8.95, 23.40),
     ],
 )
+@pytest.mark.slow
 def test_there_are_as_many_parameters_as_in_the_originals(
     name: str, n_params: int, least: float, most: float
 ) -> None:
