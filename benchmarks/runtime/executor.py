@@ -48,14 +48,22 @@ def with_softmax(path: Path) -> bytes:
 
 
 def make_bundle(folder: Path, data: Path) -> Bundle:
+    networks = {name: with_softmax(data / f"onnx/{name}.onnx") for name in MACS}
+    return write_bundle(folder, networks, MACS, THRESHOLDS)
+
+
+def write_bundle(
+    folder: Path, networks: dict[str, bytes], macs: dict[str, int], thresholds: tuple[float | None, ...]
+) -> Bundle:
+    """Write CIFAR-10 networks in the order of the stages; their input is called `input`."""
     stages = tuple(
-        Stage(member=name, threshold=threshold) for name, threshold in zip(MACS, THRESHOLDS, strict=True)
+        Stage(member=name, threshold=threshold) for name, threshold in zip(networks, thresholds, strict=True)
     )
     Cascade(stages=stages).write(folder / "cascade.json")
     write_model(folder / "labels.json", LabelsFile(labels=tuple(map(str, range(10)))))
     members = []
-    for name, macs in MACS.items():
-        write_bytes(folder / f"members/{name}.onnx", with_softmax(data / f"onnx/{name}.onnx"))
+    for name, network in networks.items():
+        write_bytes(folder / f"members/{name}.onnx", network)
         members.append(
             BundleMember(
                 name=name,
@@ -63,7 +71,7 @@ def make_bundle(folder: Path, data: Path) -> Bundle:
                 input="input",
                 output="probs",
                 preprocess=SPEC,
-                macs=macs,
+                macs=macs[name],
                 opset=18,
                 source="imported",
                 parity=Parity(n=1, max_abs_difference=0, changed_labels=0),

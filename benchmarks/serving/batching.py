@@ -20,9 +20,7 @@ import onnx
 import serving
 from onnx import helper, numpy_helper
 
-from encas.bundle import Bundle, BundleFile, BundleMember, LabelsFile, Parity
-from encas.cascade import Cascade, Stage
-from encas.files import sha256_of, write_bytes, write_model
+from encas.bundle import Bundle
 from encas.runtime import open_session
 from encas.runtime.preprocess import normalise
 
@@ -42,7 +40,7 @@ def network(tensors: np.ndarray, labels: np.ndarray, hidden: int) -> bytes:
     kernel = h @ h.T + 0.3 * hidden * np.eye(len(h), dtype=np.float32)
     v = h.T @ np.linalg.solve(kernel, np.eye(10, dtype=np.float32)[labels])
     nodes = [
-        helper.make_node("Flatten", ["image"], ["x"]),
+        helper.make_node("Flatten", ["input"], ["x"]),
         helper.make_node("MatMul", ["x", "w"], ["z"]),
         helper.make_node("Relu", ["z"], ["h"]),
         helper.make_node("MatMul", ["h", "v"], ["logits"]),
@@ -52,7 +50,7 @@ def network(tensors: np.ndarray, labels: np.ndarray, hidden: int) -> bytes:
     graph = helper.make_graph(
         nodes,
         "network",
-        [helper.make_tensor_value_info("image", floats, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("input", floats, ["batch", 3, 32, 32])],
         [helper.make_tensor_value_info("probs", floats, ["batch", 10])],
         [numpy_helper.from_array(w, "w"), numpy_helper.from_array((10 * v).astype(np.float32), "v")],
     )
@@ -61,33 +59,11 @@ def network(tensors: np.ndarray, labels: np.ndarray, hidden: int) -> bytes:
 
 
 def make_bundle(folder: Path, tensors: np.ndarray, labels: np.ndarray) -> Bundle:
-    members = []
-    for name, hidden in HIDDEN.items():
-        write_bytes(folder / f"members/{name}.onnx", network(tensors[:N_FIT], labels[:N_FIT], hidden))
-        members.append(
-            BundleMember(
-                name=name,
-                file=f"members/{name}.onnx",
-                input="image",
-                output="probs",
-                preprocess=SPEC,
-                macs=hidden * (3072 + 10),
-                opset=18,
-                source="imported",
-                parity=Parity(n=1, max_abs_difference=0, changed_labels=0),
-            )
-        )
-    confidence = open_session(folder / "members/narrow.onnx", "cpu").run(tensors[N_FIT:]).max(axis=1)
+    networks = {name: network(tensors[:N_FIT], labels[:N_FIT], hidden) for name, hidden in HIDDEN.items()}
+    confidence = open_session(networks["narrow"], "cpu").run(tensors[N_FIT:]).max(axis=1)
     threshold = round(float(np.quantile(confidence, SHARE_ON)), 4)
-    Cascade(stages=(Stage(member="narrow", threshold=threshold), Stage(member="wide"))).write(
-        folder / "cascade.json"
-    )
-    write_model(folder / "labels.json", LabelsFile(labels=tuple(map(str, range(10)))))
-    files = ["cascade.json", "labels.json", *(member.file for member in members)]
-    digests = {file: sha256_of(folder / file) for file in files}
-    file = BundleFile(name="cifar10", files=digests, members=tuple(members)).sealed()
-    write_model(folder / "bundle.json", file)
-    return Bundle.open(folder)
+    macs = {name: hidden * (3072 + 10) for name, hidden in HIDDEN.items()}
+    return serving.executor_benchmark.write_bundle(folder, networks, macs, (threshold, None))
 
 
 def by_batch(bundle: Bundle, tensors: np.ndarray) -> dict[int, float]:

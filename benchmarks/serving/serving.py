@@ -5,6 +5,10 @@
 The cascade is resnet20 > resnet44 > resnet56 on CIFAR-10 test images, from the shared data folder beside the
 repository. JPEG: one image of 256 x 256, which is decoded and resized; tensor: one prepared float32 sample.
 Every server runs alone, with the same client. Whole run: about eight minutes.
+
+    python benchmarks/serving/serving.py --bundle BUNDLE --images DIR --servers encas "1 thread"
+
+takes another bundle and JPEG files for it, and says what `encas serve` costs there.
 """
 
 import argparse
@@ -32,6 +36,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from encas.bundle import Bundle
 from encas.runtime import CascadeExecutor, decode
 from encas.runtime.machine import usable_cores
 from encas.runtime.preprocess import normalise, prepare_batch
@@ -64,20 +69,21 @@ ENCAS = {  # options of `encas serve`
     "encas": (),
     "1 thread": ("--threads", "1"),
     "2 workers": ("--workers", "2"),
+    "delay 5 ms": ("--max-queue-delay-ms", "0,5"),
 }
 
 
-def call(server: str, kind: str, body: bytes, n: int = 1) -> object:
+def call(server: str, kind: str, body: bytes, n: int = 1, model: str = "cifar10") -> object:
     """The same input as each server takes it."""
     if server in ENCAS and kind == "jpeg":
         headers = {"Inference-Header-Content-Length": "0"}
-        return client.Call("/v2/models/cifar10/infer", headers, body)
+        return client.Call(f"/v2/models/{model}/infer", headers, body)
     if server in ENCAS:
         tensor = {"name": "image", "datatype": "FP32", "shape": [n, 3, 32, 32]}
         tensor["parameters"] = {"binary_data_size": len(body)}
         text = json.dumps({"inputs": [tensor]}).encode()
         headers = {"Inference-Header-Content-Length": str(len(text))}
-        return client.Call("/v2/models/cifar10/infer", headers, text + body)
+        return client.Call(f"/v2/models/{model}/infer", headers, text + body)
     if server == "litserve":
         text = json.dumps({"kind": kind, "data": base64.b64encode(body).decode()}).encode()
         return client.Call("/predict", {"Content-Type": "application/json"}, text)
@@ -153,7 +159,9 @@ def started(server: str, bundle: Path, *options: str) -> Iterator[tuple[int, int
         process.wait()
 
 
-def alone_ms(bundle: Path, n_threads: int, bodies: dict[str, list[bytes]], tensors: np.ndarray) -> dict:
+def alone_ms(
+    bundle: Path, n_threads: int, bodies: dict[str, list[bytes]], tensors: np.ndarray | None
+) -> dict:
     """CPU time of decoding, resizing and the members' runs for one sample, without any server."""
     share_threads(n_threads)
     with CascadeExecutor(bundle, "cpu") as executor:
@@ -161,25 +169,27 @@ def alone_ms(bundle: Path, n_threads: int, bodies: dict[str, list[bytes]], tenso
         return {kind: _alone_ms(executor, kind, bodies[kind], tensors) for kind in bodies}
 
 
-def _alone_ms(executor: CascadeExecutor, kind: str, bodies: list[bytes], tensors: np.ndarray) -> float:
-    members, cascade = executor.bundle.stage_members, executor.bundle.cascade
-    exits = executor.run(tensors).exit_stage
-    for tensor in tensors[:20]:
-        executor.runners[members[0].name].run(tensor[None])
+def _alone_ms(executor: CascadeExecutor, kind: str, bodies: list[bytes], tensors: np.ndarray | None) -> float:
+    members, runners = executor.bundle.stage_members, executor.runners
+    exits = executor.run(tensors if tensors is not None else bodies).exit_stage
+    for body in bodies[:20]:
+        executor.run([body] if kind == "jpeg" else tensors[:1])
     start_s = time.process_time()
     for i, body in enumerate(bodies):
-        tensor = tensors[i : i + 1]
-        if kind == "jpeg":
-            tensor = prepare_batch([decode(body)], members[0].preprocess)
-        for stage in range(exits[i] + 1):
-            executor.runners[cascade.member_names[stage]].run(tensor)
+        image = decode(body) if kind == "jpeg" else None
+        prepared = {} if image is not None else {members[0].preprocess: tensors[i : i + 1]}
+        for member in members[: exits[i] + 1]:
+            if member.preprocess not in prepared:
+                prepared[member.preprocess] = prepare_batch([image], member.preprocess)
+            runners[member.name].run(prepared[member.preprocess])
     return 1e3 * (time.process_time() - start_s) / len(bodies)
 
 
 def drive(
     server: str, pid: int, port: int, kind: str, bodies: list[bytes], options: argparse.Namespace
 ) -> list:
-    requests = [call(server, kind, body).encoded("localhost") for body in bodies]
+    model = Bundle.open(options.bundle).name if options.bundle else "cifar10"
+    requests = [call(server, kind, body, model=model).encoded("localhost") for body in bodies]
     asyncio.run(client.closed_loop(port, requests, 8, min(2.0, options.seconds)))
     rows = []
     for concurrency in options.concurrency:
@@ -210,9 +220,10 @@ def overload(bundle: Path, tensors: np.ndarray, options: argparse.Namespace) -> 
     """Four times what the server can do, at a fixed rate; several samples a request spare the client."""
     n = options.overload_samples
     bodies = [tensors[i : i + n].tobytes() for i in range(0, len(tensors) - n, n)]
-    requests = [call("encas", "tensor", body, n).encoded("localhost") for body in bodies]
+    server = options.overload_server
+    requests = [call(server, "tensor", body, n).encoded("localhost") for body in bodies]
     queue = ("--max-queue-size", str(16 * n), "--request-timeout-s", str(options.deadline_s))
-    with started("encas", bundle, *queue) as (pid, port):
+    with started(server, bundle, *queue) as (pid, port):
         asyncio.run(client.closed_loop(port, requests, 4, 2))
         peak = asyncio.run(client.closed_loop(port, requests, 8, max(2.0, options.seconds)))
         memory_mb, found = [rss_mb(pid)], {}
@@ -282,6 +293,9 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=8.0, help="for each figure")
     parser.add_argument("--overload-seconds", type=float, default=60.0, help="0: none")
+    parser.add_argument("--overload-server", choices=ENCAS, default="encas")
+    parser.add_argument("--bundle", type=Path, help="another one; with --images")
+    parser.add_argument("--images", type=Path, help="folder of JPEG files for --bundle")
     parser.add_argument("--overload-samples", type=int, default=8, help="in each request")
     parser.add_argument("--deadline-s", type=float, default=1.0, help="in the overload run")
     options = parser.parse_args()
@@ -289,10 +303,13 @@ def main() -> None:
     pixels = executor_benchmark.test_images(options.data)[5000:5512]
     tensors = normalise(pixels, executor_benchmark.SPEC)
     bodies = {"jpeg": [jpeg(image) for image in pixels], "tensor": [tensor.tobytes() for tensor in tensors]}
+    if options.bundle:
+        files = sorted(options.images.rglob("*.jp*g"))[:150]
+        tensors, bodies = None, {"jpeg": [file.read_bytes() for file in files]}
+        options.inputs, options.overload_seconds = ["jpeg"], 0
     rows, alone, spawn = [], {}, multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder)
-        executor_benchmark.make_bundle(bundle, options.data)
+        bundle = options.bundle or executor_benchmark.make_bundle(Path(folder), options.data).path
         bodies = {kind: bodies[kind] for kind in options.inputs}
         for n_threads in (usable_cores(), 1):  # a process has one pool of threads for good
             with ProcessPoolExecutor(1, spawn) as process:

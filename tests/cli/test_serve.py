@@ -66,7 +66,7 @@ def test_it_says_one_line_and_stops_at_ctrl_c_with_code_0(bundle_path: Path) -> 
 
 @pytest.mark.slow
 def test_it_takes_its_options_and_stops_at_sigterm_with_code_0(bundle_path: Path) -> None:
-    process = start(bundle_path, "--json", "--max-body-mb", "1")
+    process = start(bundle_path, "--json", "--max-body-mb", "1", "--threads", "1")
     assert process.stdout is not None
     text = ""
     while "}" not in text:

@@ -168,6 +168,27 @@ def test_all_sessions_share_one_pool_of_threads(networks: Any, tmp_path: Path) -
     assert done.stdout == "0\n"
 
 
+CHOSEN_THREADS = """
+import sys
+from pathlib import Path
+from encas.runtime.session import PROBE, open_session, share_threads
+def n_threads(): return len(list(Path("/proc/self/task").iterdir()))
+before = n_threads()
+share_threads(int(sys.argv[1]))
+open_session(PROBE, "cpu")
+print(n_threads() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_the_pool_has_the_threads_that_were_asked_for_first() -> None:
+    def started(n: int) -> int:
+        words = [sys.executable, "-c", CHOSEN_THREADS, str(n)]
+        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    assert started(5) - started(1) == 4  # whoever calls is one of them
+
+
 def test_both_builds_of_onnx_runtime_side_by_side_clash() -> None:
     message = clash(lambda _name: "1.32.0")
     assert message is not None and "pip uninstall -y onnxruntime onnxruntime-gpu" in message

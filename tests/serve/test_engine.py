@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from encas.cascade import Cascade
 from encas.errors import InvalidInput, TooLarge
 from encas.preprocess import Preprocess
 from encas.runtime.executor import CascadeExecutor
-from encas.serve.engine import BatchReport, Engine, Outcome
+from encas.serve.engine import BatchReport, Engine, Outcome, _Work
 from encas.serve.refusals import DeadlinePassed, Overloaded, ShuttingDown
 from encas.serve.scheduler import StageLimits
 
@@ -264,3 +265,23 @@ def test_closing_answers_what_was_accepted_and_refuses_what_comes(
 
     with engine(executor, pool) as running:
         assert len(asyncio.run(ask()).answers) == 2
+
+
+def test_parts_of_a_request_that_are_prepared_at_once_do_not_lose_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By memory that is slow to come, so that each part would make its own if it could."""
+    loop, make = asyncio.new_event_loop(), np.empty
+
+    def slow(*arguments: Any) -> NDArray[np.float32]:
+        time.sleep(0.05)
+        return make(*arguments)
+
+    monkeypatch.setattr(np, "empty", slow)
+    work = _Work(8, loop.create_future())
+    with ThreadPoolExecutor() as threads:
+        for part in range(4):
+            rows = np.arange(2 * part, 2 * part + 2)
+            threads.submit(work.keep, 0, rows, np.full((2, 1), part, np.float32))
+    assert work.tensor(0, np.arange(8)).ravel().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    loop.close()
