@@ -62,3 +62,11 @@ def test_images_of_the_right_size_are_not_resized() -> None:
 def test_a_crop_of_what_keeps_its_size_is_no_product() -> None:
     passes, _ = plan(10, 8, Preprocess(size=(8, 8)))
     assert all(one.is_crop for one in passes)
+
+
+@pytest.mark.parametrize("given_size", [(5, 2), (2, 5), (9, 4)])
+def test_the_order_of_the_passes_is_found_where_both_orders_mostly_agree(given_size: tuple[int, int]) -> None:
+    spec = Preprocess(channels=3, size=(1, 1), interpolation="bilinear", crop_pct=1.0, crop_mode="squash")
+    images = np.random.default_rng(1).integers(0, 256, (500, *given_size, 3), np.uint8)
+    expected = prepare_batch([pillow.fromarray(image) for image in images], spec)
+    assert np.array_equal(prepared_inside(images, spec), expected)
