@@ -37,6 +37,8 @@ class BatchTiming(FileModel):
     prepare_s: float = Field(default=0, ge=0)  # of all images, from decoded ones to what the network takes
     decode_s: float = Field(default=0, ge=0)  # of all images
     gain_s: float = Field(default=0, ge=0)  # how much less it all takes if the same network has just run
+    memory_bytes: int | None = Field(default=None, ge=0)  # that a network holds, its weights included
+    energy_j: float | None = Field(default=None, ge=0)  # of the whole NVIDIA device, per sample
 
     @property
     def per_second(self) -> float:
@@ -72,6 +74,8 @@ class Measurements(FileModel):
                     decode_s=entry.decode_s,
                     gain_s=entry.gain_s,
                     noise=entry.latency_s.noise,
+                    memory_bytes=entry.memory_bytes,
+                    energy_j=entry.energy_j,
                 )
                 for entry in entries
             )

@@ -28,6 +28,8 @@ class Latency(FileModel):
     decode_s: float = Field(default=0, ge=0)  # from the images as they come to decoded ones
     gain_s: float = Field(default=0, ge=0)  # how much less it all takes if the same network has just run
     noise: float | None = Field(default=None, ge=0)  # spread of the rounds' medians, as a share of the median
+    memory_bytes: int | None = Field(default=None, ge=0)  # that the network holds, its weights included
+    energy_j: float | None = Field(default=None, ge=0)  # of the whole NVIDIA device, per sample
 
 
 class Outputs(FileModel):

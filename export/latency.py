@@ -13,6 +13,7 @@ from encas.measurement import Measurements
 from encas.pool import Pool
 from encas.runtime import open_session
 from encas.runtime.buckets import open_buckets
+from encas.runtime.footprint import footprint
 from encas.runtime.measure import DEFAULT_BATCHES, measure_members
 from encas.runtime.members import Images, Subject
 from encas.runtime.session import choose_provider
@@ -62,13 +63,12 @@ def measure_pool(
             network = open_network(spec)
             file = Path(folder) / f"{spec.member_name}.onnx"
             network.write_onnx(file)
-            session, preprocess = open_session(file, provider), network.preprocess
+            session, shape = open_session(file, provider), network.preprocess.shape
             subjects[spec.member_name] = Subject(
-                session
-                if provider == "cpu"
-                else open_buckets(session, file, preprocess.shape, pool.n_classes),
-                preprocess,
+                session if provider == "cpu" else open_buckets(session, file, shape, pool.n_classes),
+                network.preprocess,
                 pool.member(spec.member_name).precision,
+                footprint(file, shape, pool.n_classes, batches, provider),
             )
             advance(1, f"opened {spec.member_name}")
     found = measure_members(subjects, images, batches, stopwatch=stopwatch, advance=advance)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from encas.cascade import Rows
 from encas.runtime.inputs import Inputs
 from encas.runtime.preprocess import Tensor
-from encas.runtime.session import Session, create_session, device_memory, open_session, run_options
+from encas.runtime.session import Session, create_session, device_memory, open_session
 
 _log = logging.getLogger("encas.runtime")
 T = TypeVar("T")
@@ -72,13 +72,20 @@ class Bucket:
     run: Any  # IOBinding of the network
     gather: Any  # IOBinding of the gathering
     probs: Any  # OrtValue (size, classes)
-    options: Any  # RunOptions; they name the CUDA graph
+    network: Session
 
 
 class Buckets:
     """One network, run on padded batches. Calls from several threads wait for each other."""
 
-    def __init__(self, session: Session, shape: tuple[int, int, int], n_outputs: int, limit: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        shape: tuple[int, int, int],
+        n_outputs: int,
+        limit: int,
+        of_size: Callable[[int], Session] | None = None,
+    ) -> None:
         """Set aside memory for every bucket.
 
         Args:
@@ -86,12 +93,14 @@ class Buckets:
             shape: (c, h, w) of a sample.
             n_outputs: Numbers that it answers per sample.
             limit: Size of the largest bucket; more samples run one bucket after another.
+            of_size: Opens the network once more, for a bucket of one size; by default all share `session`.
         """
         self.session, self.provider = session, session.provider
         self._shape, self._n_outputs = shape, n_outputs
         # TensorRT would compile it anew for every number of rows.
         self._gather = create_session(_GATHER, "cpu" if session.provider == "cpu" else "cuda")
         self._lock = threading.Lock()
+        self._of_size = of_size or (lambda _size: session)
         self._buckets = tuple(self._bucket(size) for size in bucket_sizes(limit))
 
     @property
@@ -100,7 +109,7 @@ class Buckets:
         return tuple(bucket.size for bucket in self._buckets)
 
     def warm_up(self) -> None:
-        """Run every bucket once, in both ways, the largest first; on CUDA its graph is captured."""
+        """Run every bucket once, in both ways, the largest first; graphs are captured then."""
         sample = np.zeros((1, *self._shape), np.float32)
         source = self.upload(sample)
         for size in reversed(self.sizes):
@@ -163,7 +172,7 @@ class Buckets:
         ]
 
     def _probs(self, bucket: Bucket, part: slice) -> NDArray[np.float32]:
-        self.session.handle.run_with_iobinding(bucket.run, bucket.options)
+        bucket.network.handle.run_with_iobinding(bucket.run)
         probs: NDArray[np.float32] = bucket.probs.numpy()[: part.stop - part.start]
         return probs
 
@@ -171,11 +180,12 @@ class Buckets:
         samples = device_memory((size, *self._shape), np.float32, self.provider)
         rows = device_memory((size,), np.int64, self.provider)
         probs = device_memory((size, self._n_outputs), np.float32, self.provider)
-        gather, run = self._gather.io_binding(), self.session.handle.io_binding()
+        network = self._of_size(size)
+        gather, run = self._gather.io_binding(), network.handle.io_binding()
         gather.bind_ortvalue_output("y", samples)
         run.bind_ortvalue_input(self.session.input, samples)
         run.bind_ortvalue_output(self.session.output, probs)
-        return Bucket(size, samples, rows, run, gather, probs, run_options(graph=size))
+        return Bucket(size, samples, rows, run, gather, probs, network)
 
 
 class Uploads:
@@ -194,27 +204,42 @@ class Uploads:
 
 
 def open_buckets(
-    session: Session, model: Path, shape: tuple[int, int, int], n_outputs: int, limit: int = MAX_BUCKET
+    session: Session,
+    model: Path,
+    shape: tuple[int, int, int],
+    n_outputs: int,
+    limit: int = MAX_BUCKET,
+    *,
+    graphs: bool = False,
 ) -> Buckets:
-    """Put buckets around a network; on CUDA each is captured as a graph, if the network allows it.
+    """Put buckets around a network.
 
     Args:
         session: The network, opened.
-        model: Its file, to open it once more with graphs.
+        model: Its file, to open it once more for each graph.
         shape: As `Buckets`.
         n_outputs: As `Buckets`.
         limit: As `Buckets`.
+        graphs: On "cuda" capture each bucket as a CUDA graph, if the network allows it. See docs/latency.md
+            for what is known of it.
     """
-    return on_device(session.provider, lambda: _opened(session, model, shape, n_outputs, limit))
+    return on_device(
+        session.provider, lambda: _opened(session, model, shape, n_outputs, limit, graphs=graphs)
+    )
 
 
 def _opened(
-    session: Session, model: Path, shape: tuple[int, int, int], n_outputs: int, limit: int
+    session: Session, model: Path, shape: tuple[int, int, int], n_outputs: int, limit: int, *, graphs: bool
 ) -> Buckets:
-    if session.provider == "cuda":
+    if graphs and session.provider == "cuda":
+
+        def of_size(_size: int) -> Session:
+            # One session for each size: for a new shape cuDNN drops the kernels that it compiled for the
+            # last one, and a graph that has captured them would replay freed memory.
+            return open_session(model, session.provider, session.output, graphs=True)
+
         try:
-            graphs = open_session(model, session.provider, session.output, graphs=True)
-            buckets = Buckets(graphs, shape, n_outputs, limit)
+            buckets = Buckets(session, shape, n_outputs, limit, of_size)
             buckets.warm_up()
         except Exception as error:  # of ONNX Runtime, whose exceptions have no common base
             _log.info("%s: no CUDA graph can be made of it: %s", model, error)

@@ -49,6 +49,7 @@ class CascadeExecutor:
         clock: Callable[[], float] = time.perf_counter,
         *,
         max_bucket: int | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         """Open a session for each distinct member.
 
@@ -59,6 +60,7 @@ class CascadeExecutor:
             max_bucket: Samples of the largest batch that memory is set aside for; batches are padded to
                 powers of two below, and survivors are gathered on the device. By default 64 on a GPU; a CPU
                 gains nothing from it, and by default does without.
+            cuda_graphs: Capture every such batch as a CUDA graph; a try, see docs/latency.md.
 
         Raises:
             InvalidInput: The bundle is broken, or the provider does not work here.
@@ -72,6 +74,7 @@ class CascadeExecutor:
         self._spec_of = [self._specs.index(member.preprocess) for member in self._members]
         self._threads = Threads()
         self._max_bucket = MAX_BUCKET if max_bucket is None and self.provider != "cpu" else max_bucket
+        self._cuda_graphs = cuda_graphs
         self._runners = {name: self._open(name) for name in dict.fromkeys(self.bundle.cascade.member_names)}
 
     def __enter__(self) -> "CascadeExecutor":
@@ -196,8 +199,14 @@ class CascadeExecutor:
         session = on_device(self.provider, lambda: self._session(name))
         if self._max_bucket is None:
             return session
-        path, n_labels = self.bundle.path / member.file, len(self.bundle.labels)
-        return open_buckets(session, path, member.preprocess.shape, n_labels, self._max_bucket)
+        return open_buckets(
+            session,
+            self.bundle.path / member.file,
+            member.preprocess.shape,
+            len(self.bundle.labels),
+            self._max_bucket,
+            graphs=self._cuda_graphs,
+        )
 
     def _session(self, name: str) -> Session:
         member = self.bundle.member(name)

@@ -5,7 +5,9 @@ import math
 import os
 import platform
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 try:
     import resource
@@ -61,19 +63,47 @@ def peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def held_bytes(provider: str) -> int | None:
+    """Memory held now: most that this process has held, or what is taken of the first NVIDIA device.
+
+    None where nobody says.
+    """
+    if provider != "cpu":
+        return _device_bytes()
+    status = Path("/proc/self/status")  # not getrusage: there a child begins with its parent's peak
+    if not status.exists():
+        return None
+    lines = (line.split() for line in status.read_text().splitlines())
+    return next((1024 * int(words[1]) for words in lines if words[0] == "VmHWM:"), None)
+
+
 def energy_j() -> float | None:
     """Energy that the first NVIDIA device has used since its driver was loaded; None where nobody says."""
+    library, device = _nvml()
+    used_mj = ctypes.c_ulonglong()
+    if library is None or library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(used_mj)):
+        return None
+    return used_mj.value / 1000
+
+
+def _device_bytes() -> int | None:
+    library, device = _nvml()
+    memory = (ctypes.c_ulonglong * 3)()  # total, free, used
+    if library is None or library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)):
+        return None
+    return memory[2]
+
+
+@cache
+def _nvml() -> tuple[Any, ctypes.c_void_p]:
+    """NVIDIA's library that watches devices, and the first of them; no library where it does not work."""
+    device = ctypes.c_void_p()
     try:
         library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     except OSError:
-        return None
-    device, used_mj = ctypes.c_void_p(), ctypes.c_ulonglong()
-    failed = (
-        library.nvmlInit_v2()
-        or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device))
-        or library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(used_mj))
-    )
-    return None if failed else used_mj.value / 1000
+        return None, device
+    failed = library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device))
+    return (None if failed else library), device
 
 
 def _allowed_cpus() -> list[int]:

@@ -1,7 +1,7 @@
 """The time of networks as cascades spend it: each call after another network's, and all that goes with it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from encas.preprocess import Preprocess
 from encas.runtime.buckets import Buckets
 from encas.runtime.images import AnyImage, decode
 from encas.runtime.inputs import Inputs, Threads
+from encas.runtime.machine import energy_j
 from encas.runtime.preprocess import Tensor
 from encas.runtime.session import Session
 from encas.runtime.stopwatch import Stopwatch, timing
@@ -28,6 +29,7 @@ class Subject:
     runner: Session | Buckets  # as the executor would run it
     preprocess: Preprocess
     precision: Precision = "fp32"
+    memory_bytes: Mapping[int, int] = field(default_factory=dict)  # by batch size, where it is known
 
 
 def time_members(
@@ -66,6 +68,8 @@ def time_members(
             prepare_s=max(0.0, float(np.median(same)) - decode_s),
             decode_s=decode_s,
             gain_s=max(0.0, float(np.median(gain_s[name]))),
+            memory_bytes=subjects[name].memory_bytes.get(batch),
+            energy_j=_energy_j(subjects[name], batch, stopwatch.clock),
         )
     return timed
 
@@ -99,14 +103,14 @@ def _call(
         part = None if images is None else take(images, next(places))
         start_s = clock()
         inputs = Inputs.ready(spec, noise, threads) if part is None else Inputs([spec], part, threads)
-        tensor: Tensor = inputs.tensor(0, rows)
+        run = _runnable(subject.runner, inputs.tensor(0, rows), rows)
         prepared_s = clock()
         run_s = 0.0
 
         def probs(_stage: int, _rows: Rows) -> NDArray[np.float32]:
             nonlocal run_s
             begun_s = clock()
-            answer = subject.runner.run(tensor)
+            answer = run()
             run_s = clock() - begun_s
             return answer
 
@@ -119,6 +123,29 @@ def _call(
         return *first, sum(first) - sum(again)
 
     return call
+
+
+def _runnable(runner: Session | Buckets, tensor: Tensor, rows: Rows) -> Callable[[], NDArray[np.float32]]:
+    """Bring prepared samples to where the executor would have them, and return what runs them."""
+    if isinstance(runner, Buckets):
+        source = runner.upload(tensor)
+        return lambda: runner.run_rows(source, rows)
+    return lambda: runner.run(tensor)
+
+
+def _energy_j(subject: Subject, batch: int, clock: Callable[[], float]) -> float | None:
+    """Energy per sample while a network runs again and again; None where the device does not tell."""
+    before_j = energy_j() if subject.runner.provider != "cpu" else None
+    if before_j is None:
+        return None
+    rows = np.arange(batch)
+    noise = np.random.default_rng(0).standard_normal((batch, *subject.preprocess.shape), np.float32)
+    run, n_runs, end_s = _runnable(subject.runner, noise, rows), 0, clock() + _ENERGY_S
+    while clock() < end_s:
+        run()
+        n_runs += 1
+    after_j = energy_j()
+    return None if after_j is None else (after_j - before_j) / (n_runs * batch)
 
 
 def _decode_s(images: Images, batch: int, stopwatch: Stopwatch) -> float:
@@ -141,4 +168,5 @@ def _decode_s(images: Images, batch: int, stopwatch: Stopwatch) -> float:
     return found
 
 
+_ENERGY_S = 0.5  # the driver's meter moves some ten times a second
 _ANY_SIZE = 2**18  # numbers of a tensor: enough for threads to share the work, as they do for photographs

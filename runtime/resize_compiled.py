@@ -4,12 +4,14 @@ import ctypes
 import logging
 import math
 import threading
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as pillow
+from PIL import __version__ as PILLOW
 
 from encas.runtime.axis import REACH, Axis, is_tall
 
@@ -19,6 +21,7 @@ _log = logging.getLogger("encas.runtime")
 # Pixels of an image below which Pillow is as fast.
 _WORTH_IT = 2**12
 _LOADING = threading.Lock()
+_SHOWS_MEMORY = int(PILLOW.partition(".")[0]) >= 13
 
 
 def kernels(image: pillow.Image) -> ModuleType | None:
@@ -142,13 +145,15 @@ _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, 
 def _bytes(image: pillow.Image, channels: int) -> tuple[Pixels, object]:
     """Return the (height, width * channels) memory of an image, and an object that keeps it alive.
 
-    Pillow keeps four bytes for a pixel of RGB. Before version 11.3 it did not show them, and it does not show
-    large images, which lie in several pieces; these are copied.
+    Pillow keeps four bytes for a pixel of RGB. It does not show large images, which lie in several pieces,
+    and before version 13 showing them again and again ends the process; these are copied.
     """
     shape = image.height, image.width * channels
-    try:
-        _, capsule = image.__arrow_c_array__()
-    except (AttributeError, ValueError):
+    capsule = None
+    if _SHOWS_MEMORY:
+        with suppress(ValueError):
+            _, capsule = image.__arrow_c_array__()
+    if capsule is None:
         copied = np.asarray(image.convert("RGBX") if channels == 4 else image)
         return copied.reshape(shape), copied
     array = _ArrowArray.from_address(_pointer_of(capsule, b"arrow_array"))

@@ -100,7 +100,7 @@ def open_session(
         provider: "cpu", "cuda" or "tensorrt"; None takes the first of cuda and cpu that works.
         output: Name of the output to compute; the first one by default.
         place: What errors call it; the file by default.
-        graphs: Capture CUDA graphs; it may then only be run with memory that was bound.
+        graphs: Capture a CUDA graph; it may then only be run with memory that was bound, always the same.
 
     Raises:
         MissingPackage: ONNX Runtime is not installed.
@@ -238,17 +238,6 @@ def device_memory(shape: Sequence[int], kind: type[np.generic], provider: str) -
     """Set aside memory of a provider's device, as an OrtValue."""
     device = "cpu" if provider == "cpu" else "cuda"
     return _runtime().OrtValue.ortvalue_from_shape_and_type(list(shape), kind, device, 0)
-
-
-def run_options(graph: int) -> Any:
-    """Options of a run whose memory was bound, and that is always of one size.
-
-    Args:
-        graph: A number above 0 for each size: under it a session with `graphs` captures what it runs.
-    """
-    options = _runtime().RunOptions()
-    options.add_run_config_entry("gpu_graph_id", str(graph))
-    return options
 
 
 def _providers(provider: str, *, graphs: bool) -> list[tuple[str, dict[str, str]]]:

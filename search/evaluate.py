@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ from encas.search.genome import N_THRESHOLDS, Space
 from encas.search.shortlist import Source
 from encas.search.sweep import Table
 
+if TYPE_CHECKING:
+    from encas.search.kernels_cuda import OnDevice
+
+Device = Literal["cpu", "cuda"]
 _LOOK_EVERY = 10_000  # evaluations after which the pool's files are looked at again
 _WORTH_THREADS = 600_000  # cascades times samples times width from which on waking other threads pays
 
@@ -70,6 +74,7 @@ class Evaluator:
         max_stages: int,
         workers: int,
         rows: NDArray[np.intp] | None,
+        device: Device,
     ) -> None:
         """Use `open`."""
         self.space = Space(len(members), max_stages)
@@ -81,12 +86,13 @@ class Evaluator:
         self._recorded = _recorded(pool, split, self._members, workers, rows)
         self._dense = Dense(pool, split, [member.name for member in members])
         self._threads = ThreadPoolExecutor(workers)
+        n_shares = 1 if device == "cuda" else min(workers, self.n)
         self._shares = list(
             self._threads.map(
-                lambda share: _Share.of(self._recorded, np.arange(share, self.n, workers)),
-                range(min(workers, self.n)),
+                lambda share: _Share.of(self._recorded, np.arange(share, self.n, n_shares)), range(n_shares)
             )
         )
+        self._on_device = self._shares[0].on_device() if device == "cuda" else None
         self._looked = 0
 
     @classmethod
@@ -100,6 +106,7 @@ class Evaluator:
         max_stages: int,
         workers: int = 1,
         rows: NDArray[np.intp] | None = None,
+        device: Device = "cpu",
     ) -> "Evaluator":
         """Read and check what the members answered on a split.
 
@@ -113,11 +120,13 @@ class Evaluator:
             max_stages: Length of the longest cascade.
             workers: Threads, each for a part of the samples; the results do not depend on their number.
             rows: Of the split, to count on; by default all.
+            device: What counts: "cuda" is for large pools; the results are the same.
 
         Raises:
-            InvalidInput: A member has no outputs on this split, or they are no probabilities.
+            InvalidInput: A member has no outputs on this split, they are no probabilities, or there is no
+                such device.
         """
-        return cls(pool, split, members, costs, max_stages, workers, rows)
+        return cls(pool, split, members, costs, max_stages, workers, rows, device)
 
     @property
     def n(self) -> int:
@@ -184,7 +193,11 @@ class Evaluator:
 
     def _counts(self, genomes: Genomes) -> Counts:
         shares, shape = self._shares, (len(genomes), self.space.max_stages)
-        if len(genomes) * self.n * self._recorded.values.shape[1] < _WORTH_THREADS:
+        if self._on_device is not None:
+            counts = Counts.none(*shape)
+            shares[0].look_up(genomes, counts)
+            unsure = [self._on_device.run(genomes, counts.right, counts.reached)]
+        elif len(genomes) * self.n * self._recorded.values.shape[1] < _WORTH_THREADS:
             counts = Counts.none(*shape)
             unsure = [some for share in shares for some in share.run(genomes, counts)]
         else:
@@ -192,7 +205,7 @@ class Evaluator:
             found = self._threads.map(_Share.run, shares, [genomes] * len(shares), parts)
             unsure = [some for more in found for some in more]
             counts = reduce(add, parts)
-        if unsure:
+        if sum(map(len, unsure)):
             cascades, places = np.concatenate(unsure).T
             samples = self._recorded.samples[places]
             self._dense.run(genomes, cascades, samples, counts.right, counts.reached)
@@ -238,6 +251,21 @@ class _Share:
         starts, rights = np.empty((2, m, N_THRESHOLDS + 2), np.int64)
         kernels.rank(recorded.confidence, recorded.is_right, samples.astype(np.int32), order, starts, rights)
         return cls(recorded, order, starts, rights, np.empty((2 * len(samples), 2), np.intp))
+
+    def on_device(self) -> "OnDevice":
+        """Copy the samples to a CUDA device, where those that first stages leave over are counted."""
+        from encas.search.kernels_cuda import OnDevice  # noqa: PLC0415  # numba looks for devices then
+
+        return OnDevice(self.recorded.values, self.recorded.lanes, self.order, self.starts)
+
+    def look_up(self, genomes: Genomes, counts: Counts) -> None:
+        """Count what first stages make of these samples, and all that they answer."""
+        max_stages = counts.reached.shape[1]
+        some = np.flatnonzero(genomes[:, 0])
+        several = genomes[some, 1] > 0 if max_stages > 1 else np.zeros(len(some), np.bool_)
+        exceeded = np.where(several, genomes[some, max_stages % genomes.shape[1]] + 1, 0)
+        counts.reached[some, 0] += self.order.shape[1]
+        counts.right[some] += self.rights[genomes[some, 0] - 1, exceeded]
 
     def run(self, genomes: Genomes, counts: Counts) -> list[NDArray[np.intp]]:
         """Count these samples too, except for the (q, 2) cascades and samples that are returned."""

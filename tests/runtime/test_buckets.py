@@ -10,25 +10,24 @@ from encas.runtime.buckets import Buckets, bucket_sizes, open_buckets
 from encas.runtime.session import open_session, provider_failure
 
 CUDA_FAILURE = provider_failure("cuda")
+ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(CUDA_FAILURE is not None, reason=f"no CUDA: {CUDA_FAILURE}")]
 DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(CUDA_FAILURE is not None, reason=f"no CUDA: {CUDA_FAILURE}"),
-        ],
-    ),
+    pytest.param(("cpu", False), id="cpu"),
+    pytest.param(("cpu", True), id="cpu, a session for each size"),
+    pytest.param(("cuda", False), id="cuda", marks=ON_CUDA),
+    pytest.param(("cuda", True), id="cuda graphs", marks=ON_CUDA),
 ]
 LIMIT = 6  # no power of two
 
 
 @pytest.fixture(params=DEVICES)
 def buckets(request: pytest.FixtureRequest, networks: Any, tmp_path: Path) -> Buckets:
-    session = open_session(networks[3].onnx_bytes(), request.param)
-    path = tmp_path / "network.onnx"
-    path.write_bytes(networks[3].onnx_bytes())
-    return open_buckets(session, path, (1, 8, 8), 10, LIMIT)
+    (provider, each), model = request.param, networks[3].onnx_bytes()
+    session, path = open_session(model, provider), tmp_path / "network.onnx"
+    path.write_bytes(model)
+    if provider == "cpu" and each:
+        return Buckets(session, (1, 8, 8), 10, LIMIT, lambda _size: open_session(model, "cpu"))
+    return open_buckets(session, path, (1, 8, 8), 10, LIMIT, graphs=each)
 
 
 @pytest.fixture

@@ -26,9 +26,10 @@ HALF_A_STEP = 2**-12  # of float16 below 1
 CUDA_FAILURE = provider_failure("cuda")
 ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(CUDA_FAILURE is not None, reason=f"no CUDA: {CUDA_FAILURE}")]
 EVERYWHERE = [
-    pytest.param(("cpu", None), id="cpu"),
-    pytest.param(("cpu", 24), id="buckets"),
-    pytest.param(("cuda", None), id="cuda", marks=ON_CUDA),
+    pytest.param(("cpu", None, False), id="cpu"),
+    pytest.param(("cpu", 24, False), id="buckets"),
+    pytest.param(("cuda", None, False), id="cuda", marks=ON_CUDA),
+    pytest.param(("cuda", None, True), id="cuda graphs", marks=ON_CUDA),
 ]
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -36,8 +37,8 @@ quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCh
 @pytest.fixture(params=EVERYWHERE)
 def executor(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[CascadeExecutor]:
     """Run as it does on a CPU; as it does on a GPU, but on a CPU; and on a GPU, where there is one."""
-    provider, max_bucket = request.param
-    with CascadeExecutor(bundle, provider, max_bucket=max_bucket) as opened:
+    provider, max_bucket, graphs = request.param
+    with CascadeExecutor(bundle, provider, max_bucket=max_bucket, cuda_graphs=graphs) as opened:
         yield opened
 
 
