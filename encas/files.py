@@ -74,6 +74,19 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` that goes at the end; what a killed process left goes the next time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_after_kill(path)
+    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _clear_after_kill(path: Path) -> None:
     """Remove the folders that a process left which was killed while it replaced `path`, or put it back."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):

@@ -1,7 +1,6 @@
 """`cascade.onnx`: a bundle as one ONNX graph that runs in a bare ONNX Runtime, early exits inside."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from encas.errors import InvalidInput
 from encas.export import graph
 from encas.export.parity import TOLERANCE, NotTheSame
 from encas.export.single_graph import Plan, StageNetwork, cascade_graph
-from encas.files import sha256_of, write_model
+from encas.files import sha256_of, temporary_folder, write_model
 from encas.preprocess import Preprocess
 from encas.runtime import CascadeExecutor, create_session, decode, prepare_batch
 
@@ -215,9 +214,8 @@ def _both_replaced(path: Path) -> Iterator[Path]:
 
     A file knows its data by name, so that both must lie together before they are checked.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
+    with temporary_folder(path) as folder:
+        temporary = folder / path.name
         yield temporary
         if _data_path(temporary).exists():
             _data_path(temporary).replace(_data_path(path))

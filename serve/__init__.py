@@ -19,6 +19,7 @@ _HOMES = {
 }
 _NEEDED = (
     ("fastapi", "serve"),
+    ("fastapi_offline", "serve"),
     ("uvicorn", "serve"),
     ("httptools", "serve"),
     ("grpc_health", "serve"),

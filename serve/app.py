@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
@@ -85,12 +86,14 @@ def create_app(
         await asyncio.wait([task])
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="encas",
         version=encas.__version__,
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        swagger_ui_parameters={"validatorUrl": None},  # nothing is asked of anybody outside
+        static_url="/docs-files",
         redirect_slashes=False,
         responses=openapi.ANY_ERROR,
     )

@@ -238,11 +238,16 @@ def _index(peer: Peer) -> str:
 
 
 def _statistics(peer: Peer) -> str:
-    (found, *_) = _ok(peer.call("GET", f"/v2/models/{peer.model}/stats"))["model_stats"]
-    before = found["inference_stats"]["success"]["count"]
-    _ok(peer.infer(peer.json_request()))
-    (found, *_) = _ok(peer.call("GET", f"/v2/models/{peer.model}/stats"))["model_stats"]
-    _expect(found["inference_stats"]["success"]["count"] > before, "a request was not counted")
+    path = f"/v2/models/{peer.model}"
+    with peer.connection() as call:
+
+        def count() -> int:
+            (found, *_) = _ok(call("GET", f"{path}/stats"))["model_stats"]
+            return int(found["inference_stats"]["success"]["count"])
+
+        before = count()
+        _ok(call("POST", f"{path}/infer", peer.json_request()))
+        _expect(count() > before, "a request was not counted")
     return ""
 
 

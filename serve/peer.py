@@ -1,14 +1,17 @@
 """A server of the Open Inference Protocol, of any make, that is asked over HTTP; standard library only."""
 
 import base64
+import http.client
 import json
 import math
 import struct
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from encas.errors import InvalidInput
 
@@ -37,6 +40,14 @@ class Answer:
         """Read the body, or the JSON before raw tensors."""
         length = self.headers.get(HEADER_LENGTH.lower())
         return json.loads(self.body if length is None else self.body[: int(length)])
+
+
+class Call(Protocol):
+    """Asks a server, and returns whatever comes."""
+
+    def __call__(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        """Ask."""
+        ...
 
 
 class Peer:
@@ -77,6 +88,22 @@ class Peer:
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise InvalidInput(f"{self._url}: does not answer: {reason}") from None
+
+    @contextmanager
+    def connection(self) -> Iterator[Call]:
+        """Ask over one connection that is kept, so that one of a server's processes answers everything."""
+        place = urlsplit(self._url)
+        kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
+        with closing(kind(place.netloc, timeout=self._timeout_s)) as kept:
+
+            def call(method: str, path: str, body: bytes | None = None) -> Answer:
+                try:
+                    kept.request(method, place.path + path, body)
+                    return _answer(kept.getresponse())
+                except (OSError, http.client.HTTPException) as error:
+                    raise InvalidInput(f"{self._url}: does not answer: {error}") from None
+
+            yield call
 
     def infer(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         """Ask the model."""

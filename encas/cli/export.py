@@ -94,10 +94,15 @@ def export(
 
     Example: `encas export cascade.json -o bundle --single-file`
     """
+    from encas import Pool
     from encas.bundle import Bundle
-    from encas.cli.output import print_json
+    from encas.cascade import Cascade
+    from encas.cli.output import print_json, progress
     from encas.errors import InvalidInput
     from encas.export import add_single_file
+    from encas.export import export as export_bundle
+    from encas.export.packing import pool_of, steps
+    from encas.export.source import as_name
 
     size = None if image_size is None else _size(image_size)
     if size is not None and not single_file:
@@ -109,18 +114,21 @@ def export(
             raise InvalidInput(f"{cascade}: is a bundle, for which {wrong} says nothing; leave it out")
         bundle = Bundle.open(cascade)
     else:
-        bundle = _export(
-            cascade,
-            out or Path("bundle"),
-            pool,
-            data,
-            split,
-            samples,
-            name,
-            model_version,
-            allow_code,
-            as_json,
-        )
+        opened = Cascade.read(cascade)
+        where = pool_of(opened, None if pool is None else Pool.open(pool))
+        with progress("exporting", steps(opened), quiet=as_json) as advance:
+            bundle = export_bundle(
+                opened,
+                where,
+                out or Path("bundle"),
+                data=data,
+                split=split,
+                samples=samples,
+                name=name or as_name(cascade.stem),
+                version=model_version,
+                allow_code=allow_code,
+                advance=advance,
+            )
     if single_file:
         bundle = add_single_file(bundle, image_size=size)
     written = _leave(bundle, web=web, ray_serve=ray_serve, kserve=kserve, triton=triton)
@@ -162,42 +170,6 @@ def _size(text: str) -> tuple[int, int]:
             f"--image-size {text}: must be a height and a width in pixels, as in 240x320, or one number"
         )
     return int(sides[0]), int(sides[1])
-
-
-def _export(
-    cascade: Path,
-    out: Path,
-    pool: Path | None,
-    data: Path | None,
-    split: str | None,
-    samples: int,
-    name: str | None,
-    model_version: str,
-    allow_code: bool,
-    quiet: bool,
-) -> "Bundle":
-    from encas import Pool
-    from encas.cascade import Cascade
-    from encas.cli.output import progress
-    from encas.export import export
-    from encas.export.packing import pool_of, steps
-    from encas.export.source import as_name
-
-    opened = Cascade.read(cascade)
-    where = pool_of(opened, None if pool is None else Pool.open(pool))
-    with progress("exporting", steps(opened), quiet=quiet) as advance:
-        return export(
-            opened,
-            where,
-            out,
-            data=data,
-            split=split,
-            samples=samples,
-            name=name or as_name(cascade.stem),
-            version=model_version,
-            allow_code=allow_code,
-            advance=advance,
-        )
 
 
 def _print_bundle(bundle: "Bundle", written: dict[Path, str]) -> None:

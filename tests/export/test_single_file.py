@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -364,3 +365,24 @@ def test_nothing_is_left_of_a_file_that_fails_its_check(
     assert [p.name for p in tmp_path.glob("*cascade*")] + [p.name for p in tmp_path.glob(".cascade*")] == [
         "cascade.onnx"
     ]
+
+
+KILLED = """
+import os, signal, sys
+import onnx
+from encas.bundle import Bundle
+from encas.export import add_single_file
+onnx.checker.check_model = lambda _path: os.kill(os.getpid(), signal.SIGKILL)
+add_single_file(Bundle.open(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_left_in_a_bundle_goes_at_the_next_time(bundle: Bundle) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(bundle.path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.is_dir() for path in bundle.path.glob(".*")] == [True]
+    assert Bundle.open(bundle.path).file == bundle.file
+    add_single_file(bundle)
+    assert list(bundle.path.glob(".*")) == []
+    assert (bundle.path / "cascade.onnx").is_file()

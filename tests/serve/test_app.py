@@ -1,6 +1,8 @@
 """The application in this process, where a test can hold its loading and its work."""
 
 import gzip
+import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -228,8 +230,33 @@ class TestDocument:
             yield client
 
     def test_it_is_there(self, client: httpx.Client) -> None:
-        assert "swagger" in client.get("/docs").text
+        page = client.get("/docs").text
+        assert "swagger" in page
+        assert "://" not in page and '"//' not in page
+        for file in re.findall(r'(?:src|href)="([^"]+)"', page):
+            assert file.startswith("/docs-files/")
+            assert client.get(file).status_code == 200
         assert "422" not in client.get("/openapi.json").text
+
+    @pytest.mark.slow
+    def test_a_browser_that_shows_it_asks_nobody_else(self, client: httpx.Client) -> None:
+        sync_api = pytest.importorskip("playwright.sync_api")
+        chromium = next(
+            filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+        )
+        if chromium is None:
+            pytest.skip("no Chromium is installed")
+        asked: list[str] = []
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium)
+            page = browser.new_page()
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(f"{client.base_url}/docs")
+            page.get_by_text("/v2/health/live", exact=True).first.click()
+            page.get_by_text("Try it out").first.wait_for()
+            browser.close()
+        assert f"{client.base_url}/openapi.json" in asked
+        assert [url for url in asked if not url.startswith((str(client.base_url), "data:"))] == []
 
     def test_every_reference_in_it_leads_somewhere(self, client: httpx.Client) -> None:
         document = client.get("/openapi.json").json()

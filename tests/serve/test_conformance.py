@@ -2,8 +2,10 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +22,15 @@ def test_our_server_keeps_every_sentence(served: "Served") -> None:
     verdicts = list(check(Peer(served.url)))
     assert [verdict for verdict in verdicts if not verdict.kept] == []
     assert len(verdicts) == len(SENTENCES)
+
+
+@pytest.mark.slow
+def test_several_processes_behind_one_port_keep_every_sentence_again_and_again(
+    bundle_path: Path, start_server: "Callable[..., AbstractContextManager[Served]]"
+) -> None:
+    with start_server(bundle_path, "--provider", "cpu", "--workers", "2") as server:
+        for _ in range(10):
+            assert [verdict for verdict in check(Peer(server.url)) if not verdict.kept] == []
 
 
 METADATA = {
