@@ -18,7 +18,8 @@ def export(
     cascade: Annotated[
         Path,
         typer.Argument(
-            metavar="CASCADE|BUNDLE", help="File that `encas pick` wrote, or a bundle that is there."
+            metavar="CASCADE|FRONT|BUNDLE",
+            help="File that `encas pick` wrote, a front (with --gears), or a bundle that is there.",
         ),
     ],
     out: Annotated[
@@ -54,6 +55,23 @@ def export(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run the Python functions that torch: members name.")
     ] = False,
+    gear: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--gear",
+            metavar="CASCADE",
+            help="A cheaper cascade of the same pool, which `encas serve` takes when there is much to do. "
+            "Repeat, by falling cost.",
+        ),
+    ] = None,
+    gears: Annotated[
+        int | None,
+        typer.Option(
+            "--gears",
+            min=1,
+            help="Of a FRONT: the most accurate cascade, then the best of half its cost, of a quarter, ...",
+        ),
+    ] = None,
     single_file: Annotated[
         bool,
         typer.Option(
@@ -93,6 +111,8 @@ def export(
     real images; nothing is written if they do not agree. A bundle that is there gets what is asked for.
 
     Example: `encas export cascade.json -o bundle --single-file`
+
+    Example, with three cascades for `encas serve` to choose from: `encas export front --gears 3`
     """
     from encas.bundle import Bundle
     from encas.cli.output import print_json
@@ -102,8 +122,11 @@ def export(
     size = None if image_size is None else _size(image_size)
     if size is not None and not single_file:
         raise InvalidInput("--image-size says what the single file takes; add --single-file")
-    if cascade.is_dir():
+    if gears is not None and not (cascade / "front.json").is_file():
+        raise InvalidInput(f"{cascade}: holds no front.json; --gears takes cascades of a front")
+    if cascade.is_dir() and gears is None:
         given = {"--out": out, "--pool": pool, "--data": data, "--split": split, "--name": name}
+        given["--gear"] = gear[0] if gear else None
         wrong = next((option for option, value in given.items() if value is not None), None)
         if wrong is not None:
             raise InvalidInput(f"{cascade}: is a bundle, for which {wrong} says nothing; leave it out")
@@ -111,6 +134,8 @@ def export(
     else:
         bundle = _export(
             cascade,
+            gear or [],
+            gears,
             out or Path("bundle"),
             pool,
             data,
@@ -166,6 +191,8 @@ def _size(text: str) -> tuple[int, int]:
 
 def _export(
     cascade: Path,
+    cheaper: list[Path],
+    n_gears: int | None,
     out: Path,
     pool: Path | None,
     data: Path | None,
@@ -182,14 +209,24 @@ def _export(
     from encas.export import export
     from encas.export.packing import pool_of, steps
     from encas.export.source import as_name
+    from encas.front import Front
+    from encas.gears import Point, gears_of, points_of
 
-    opened = Cascade.read(cascade)
+    points: tuple[Point, ...] = ()
+    if n_gears is None:
+        opened, *others = [Cascade.read(path) for path in (cascade, *cheaper)]
+    else:
+        front = Front.open(cascade)
+        opened, *others = *gears_of(front, n_gears), *map(Cascade.read, cheaper)
+        points = points_of(front)
     where = pool_of(opened, None if pool is None else Pool.open(pool))
-    with progress("exporting", steps(opened), quiet=quiet) as advance:
+    with progress("exporting", steps(opened, others), quiet=quiet) as advance:
         return export(
             opened,
             where,
             out,
+            cheaper=others,
+            front=points,
             data=data,
             split=split,
             samples=samples,
@@ -202,6 +239,7 @@ def _export(
 
 def _print_bundle(bundle: "Bundle", written: dict[Path, str]) -> None:
     from encas.cli.output import print_line, print_next, print_table
+    from encas.gears import figures_of
 
     rows = [
         (
@@ -219,6 +257,15 @@ def _print_bundle(bundle: "Bundle", written: dict[Path, str]) -> None:
         agree = parity.n - parity.different
         near = f", {parity.near_threshold} lie on a threshold" if parity.near_threshold else ""
         print_line(f"decides {agree} of {parity.n} images of '{parity.split}' as recorded{near}")
+    found = figures_of(bundle.gears)
+    if bundle.cheaper and found is not None:
+        print_table(
+            ("gear", "cascade", "MMACs", f"accuracy on '{found[0]}'"),
+            [
+                (str(number), str(gear), f"{figures.macs / 1e6:.4g}", f"{figures.accuracy:.4f}")
+                for number, (gear, figures) in enumerate(zip(bundle.gears, found[1], strict=True))
+            ],
+        )
     size_bytes = sum((bundle.path / file).stat().st_size for file in bundle.file.files)
     print_line(f"{bundle.path}: {len(bundle.file.files) + 1} files, {size_bytes / 1e6:.1f} MB")
     for path, use in written.items():
