@@ -223,9 +223,9 @@ class Engine:
 
     @property
     def gear(self) -> int:
-        """The gear that a request would get now."""
+        """The gear in use; it goes back when it is calm, also if nobody asks."""
         with self._changed:
-            return self._box.choose(self._queues.delay_s, self._queues.fill)
+            return self._box.choose(self._queues.delay_s, self._queues.fill, coming=False)
 
     @property
     def n_shifts(self) -> int:

@@ -33,7 +33,7 @@ class GearBox:
         self._n, self._policy, self._clock = n_gears, policy, clock
         self._calm_since_s = clock()
 
-    def choose(self, delay_s: float, fill: float) -> int:
+    def choose(self, delay_s: float, fill: float, *, coming: bool = True) -> int:
         """Return the gear for what comes now.
 
         Upwards it goes at once, and over several gears if need be; back by one gear at a time, each after
@@ -43,11 +43,12 @@ class GearBox:
             delay_s: How long what comes now would wait.
             fill: In [0, 1], how much of the queue is taken. A queue that is half full asks for the last gear,
                 so that it is reached before anybody is refused, whatever is known about times.
+            coming: Whether anything comes; who only looks moves nothing upwards.
         """
         now_s = self._clock()
         level = max(delay_s / self._policy.delay_s, 2 * fill * (self._n - 1))
         wanted = min(int(level), self._n - 1)
-        if wanted > self.gear:
+        if wanted > self.gear and coming:
             self._shift(wanted)
             self._calm_since_s = now_s
         elif level > self.gear - _SLACK:

@@ -89,6 +89,14 @@ class TestGearBox:
         clock.now_s = 2.0
         assert gears.choose(0, 0) == 0
 
+    def test_who_only_looks_moves_nothing_upwards(self) -> None:
+        gears, clock = box()
+        assert gears.choose(0.3, 0, coming=False) == 0
+        gears.choose(0.1, 0)
+        for clock.now_s in (0.5, 1.0):
+            found = gears.choose(0, 0, coming=False)
+        assert found == 0
+
     def test_a_short_deadline_makes_shorter_levels(self) -> None:
         assert GearPolicy(0.1).within(timeout_s=0.4, n_gears=4).delay_s == 0.05
         assert GearPolicy(0.1).within(timeout_s=30, n_gears=4).delay_s == 0.1
