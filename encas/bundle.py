@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -12,10 +12,12 @@ from pydantic import Field, field_validator
 from encas.cascade import Cascade
 from encas.errors import InvalidInput
 from encas.files import FileModel, read_model, sha256_of
+from encas.gears import GearsFile, Point
 from encas.member import NAME, Precision
 from encas.preprocess import Preprocess
 
 _BUNDLE_JSON = "bundle.json"
+GEARS_JSON = "gears.json"
 
 
 class Parity(FileModel):
@@ -104,6 +106,8 @@ class Bundle:
     file: BundleFile
     cascade: Cascade
     labels: tuple[str, ...]
+    cheaper: tuple[Cascade, ...] = ()  # gears below the cascade, by falling cost
+    front: tuple[Point, ...] = ()  # where the gears come from, if it is known
 
     @classmethod
     def open(cls, path: Path | str) -> "Bundle":
@@ -123,14 +127,18 @@ class Bundle:
                 raise InvalidInput(f"{path / _BUNDLE_JSON}: files: lists no {needed}")
         for name, digest in file.files.items():
             _verify(path, name, digest)
+        gears = read_model(path / GEARS_JSON, GearsFile) if GEARS_JSON in file.files else None
         bundle = cls(
             path,
             file,
             Cascade.read(path / "cascade.json"),
             read_model(path / "labels.json", LabelsFile).labels,
+            () if gears is None else gears.cheaper,
+            () if gears is None else gears.front,
         )
-        for name in bundle.cascade.member_names:
-            bundle.member(name)
+        for gear in bundle.gears:
+            for name in gear.member_names:
+                bundle.member(name)
         if file.sealed().sha256 != file.sha256:
             raise InvalidInput(f"{path / _BUNDLE_JSON}: changed since it was exported; export again")
         return bundle
@@ -139,6 +147,15 @@ class Bundle:
     def name(self) -> str:
         """Name of the model behind an endpoint."""
         return self.file.name
+
+    @property
+    def gears(self) -> tuple[Cascade, ...]:
+        """The cascade, and the cheaper ones that a server may take instead."""
+        return (self.cascade, *self.cheaper)
+
+    def at_gear(self, gear: int) -> "Bundle":
+        """Return the same bundle with the cascade of one gear, and no others."""
+        return replace(self, cascade=self.gears[gear], cheaper=())
 
     def member(self, name: str) -> BundleMember:
         """Find the network of a stage.
@@ -150,6 +167,12 @@ class Bundle:
             if member.name == name:
                 return member
         raise InvalidInput(f"{self.path}: the cascade names a member '{name}' that the bundle lacks")
+
+    @property
+    def gear_members(self) -> tuple[BundleMember, ...]:
+        """Every network that any gear runs, once."""
+        names = dict.fromkeys(name for gear in self.gears for name in gear.member_names)
+        return tuple(self.member(name) for name in names)
 
     @property
     def stage_members(self) -> tuple[BundleMember, ...]:

@@ -11,9 +11,18 @@ import numpy as np
 import onnx
 
 from encas import __version__
-from encas.bundle import Bundle, BundleFile, BundleMember, CascadeParity, GoldenSample, LabelsFile
+from encas.bundle import (
+    GEARS_JSON,
+    Bundle,
+    BundleFile,
+    BundleMember,
+    CascadeParity,
+    GoldenSample,
+    LabelsFile,
+)
 from encas.cascade import Answers, Cascade
 from encas.errors import InvalidInput
+from encas.evaluation import evaluate
 from encas.export import golden
 from encas.export.class_order import check_class_order
 from encas.export.graph import opset_of
@@ -21,6 +30,7 @@ from encas.export.inputs import RealInputs, find_inputs
 from encas.export.parity import check_decisions, check_member, compare_decisions
 from encas.export.source import MemberSpec, as_name, open_network, spec_of
 from encas.files import read_model, replaced_folder, sha256_of, write_model
+from encas.gears import GearsFile, Point, check_order, common_split
 from encas.pool import NAME, Pool
 from encas.runtime import CascadeExecutor, open_session
 
@@ -51,6 +61,8 @@ def export(
     name: str = "cascade",
     version: str = "1",
     allow_code: bool = False,
+    cheaper: Sequence[Cascade] = (),
+    front: Sequence[Point] = (),
     advance: Advance = lambda _n, _words: None,
 ) -> Bundle:
     """Write a bundle, after checking every network and the whole cascade on real images.
@@ -65,11 +77,13 @@ def export(
         name: Of the model behind an endpoint.
         version: Of the model behind an endpoint.
         allow_code: Run the Python functions that `torch:` members name.
+        cheaper: Gears that a server may take instead, by falling cost; of the same pool.
+        front: What the gears were chosen from, to be shown.
         advance: Told of every step; `steps` in all.
 
     Raises:
-        InvalidInput: A member is not in the pool or cannot be opened, the images are not found, or `out` is
-            something else.
+        InvalidInput: A member is not in the pool or cannot be opened, the images are not found, `out` is
+            something else, or a gear is not cheaper than the one before it.
         NotTheSame: The export does not answer as the networks do, or as the pool recorded.
     """
     if not isinstance(cascade, Cascade):
@@ -83,10 +97,12 @@ def export(
     if re.fullmatch(NAME, version) is None:
         raise InvalidInput(f"version '{version}': letters, digits and . _ - + are fine, as in 1.2")
     _check_may_go(out)
-    names = list(dict.fromkeys(cascade.member_names))
-    specs = [spec_of(pool.member(member), pool.path, allow_code=allow_code) for member in names]
+    gears = (cascade, *cheaper)
+    specs = [spec_of(pool.member(member), pool.path, allow_code=allow_code) for member in members_of(gears)]
     inputs = find_inputs(cascade, pool, None if data is None else Path(data), split, samples)
-    check_class_order(cascade, pool, inputs.split)
+    for gear in gears:
+        check_class_order(gear, pool, inputs.split)
+    cascade, *cheaper = _with_figures(gears, pool, inputs.split)
     with replaced_folder(out) as folder:
         (folder / "members").mkdir()
         members = []
@@ -94,20 +110,44 @@ def export(
             members.append(_write_member(spec, pool, folder, inputs))
             advance(1, f"exported {spec.member_name}")
         cascade.write(folder / "cascade.json")
+        if cheaper:
+            plain = tuple(gear.model_copy(update={"pool": None}) for gear in cheaper)
+            write_model(folder / GEARS_JSON, GearsFile(cheaper=plain, front=tuple(front)))
         write_model(folder / "labels.json", LabelsFile(labels=pool.class_names))
         draft = _Draft(folder, name, version, tuple(members))
         bundle = draft.write()
         parity, answers = _check_cascade(bundle, pool, inputs)
         advance(1, "checked the cascade")
+        for number in range(1, len(bundle.gears)):
+            _check_cascade(bundle.at_gear(number), pool, inputs)
+            advance(1, f"checked gear {number}")
         rows = golden.choose(cascade, answers)
         files = golden.write([inputs.images.images[row] for row in rows], folder / "golden")
         draft.write(parity, golden.answered(bundle, files))
     return Bundle.open(out)
 
 
-def steps(cascade: Cascade) -> int:
-    """Count what `export` reports: one for each network, and one for the cascade."""
-    return len(set(cascade.member_names)) + 1
+def steps(cascade: Cascade, cheaper: Sequence[Cascade] = ()) -> int:
+    """Count what `export` reports: one for each network, and one for each cascade."""
+    return len(members_of((cascade, *cheaper))) + 1 + len(cheaper)
+
+
+def members_of(gears: Sequence[Cascade]) -> tuple[str, ...]:
+    """Name every member that any of them runs, once."""
+    return tuple(dict.fromkeys(name for gear in gears for name in gear.member_names))
+
+
+def _with_figures(gears: Sequence[Cascade], pool: Pool, split: str) -> tuple[Cascade, ...]:
+    """Let gears have figures that can be compared: where they have none, of a split of their pool."""
+    if len(gears) == 1:
+        return tuple(gears)
+    if common_split(gears) is None:
+        gears = [
+            gear.model_copy(update={"evaluated": {**gear.evaluated, split: evaluate(gear, pool, split)}})
+            for gear in gears
+        ]
+    check_order(gears)
+    return tuple(gears)
 
 
 @dataclass(frozen=True)

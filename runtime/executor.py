@@ -1,17 +1,18 @@
 """Running a bundle: every stage sees only the samples that no stage before it was sure of."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encas.bundle import Bundle
-from encas.cascade import Answers, Rows, run_cascade
+from encas.cascade import Answers, Cascade, Rows, run_cascade
 from encas.errors import InvalidInput
 from encas.pool import SUM_TOLERANCE
 from encas.runtime.buckets import MAX_BUCKET, Buckets, Uploads, on_device, open_buckets
@@ -68,14 +69,22 @@ class CascadeExecutor:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.provider = choose_provider(provider)
         self._clock = clock
-        self._members = self.bundle.stage_members
-        self._macs = [member.macs for member in self._members]
-        self._specs = list(dict.fromkeys(member.preprocess for member in self._members))  # the distinct ones
-        self._spec_of = [self._specs.index(member.preprocess) for member in self._members]
         self._threads = Threads()
         self._max_bucket = MAX_BUCKET if max_bucket is None and self.provider != "cpu" else max_bucket
         self._cuda_graphs = cuda_graphs
-        self._runners = {name: self._open(name) for name in dict.fromkeys(self.bundle.cascade.member_names)}
+        self._runners: dict[str, Session | Buckets] = {}
+        self._take(self.bundle)
+
+    def _take(self, bundle: Bundle) -> None:
+        """Run this bundle's cascade from now on; members that are not open yet are opened."""
+        self.bundle = bundle
+        self._members = bundle.stage_members
+        self._macs = [member.macs for member in self._members]
+        self._specs = list(dict.fromkeys(member.preprocess for member in self._members))  # the distinct ones
+        self._spec_of = [self._specs.index(member.preprocess) for member in self._members]
+        for name in dict.fromkeys(bundle.cascade.member_names):
+            if name not in self._runners:
+                self._runners[name] = self._open(name)
 
     def __enter__(self) -> "CascadeExecutor":
         """Be closed at the end of the block."""
@@ -87,9 +96,18 @@ class CascadeExecutor:
         """Close."""
         self.close()
 
+    def geared(self, cascade: Cascade) -> Self:
+        """Return an executor of another cascade of the bundle, with the same sessions and threads.
+
+        Whichever of them is closed, all are.
+        """
+        made = copy.copy(self)
+        made._take(replace(self.bundle, cascade=cascade, cheaper=()))
+        return made
+
     def close(self) -> None:
         """Let go of the sessions; the executor cannot run any more."""
-        self._runners = {}
+        self._runners.clear()
         self._threads.close()
 
     def warm_up(self, most: int) -> None:
@@ -274,7 +292,7 @@ def open_executor(bundle: Bundle | Path | str, provider: str | None = None) -> C
     """
     provider = choose_provider(provider)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    half = next((member.name for member in bundle.stage_members if member.precision == "fp16"), None)
+    half = next((member.name for member in bundle.gear_members if member.precision == "fp16"), None)
     if provider == "cpu" and half is not None:
         raise InvalidInput(
             f"{bundle.path}: member '{half}' is in fp16, which a CPU computes slower than fp32; use "

@@ -17,10 +17,11 @@ import encas
 from encas.bundle import Bundle
 from encas.errors import EncasError
 from encas.runtime.executor import CascadeExecutor
-from encas.serve import openapi, predict, repository, routes
+from encas.serve import openapi, predict, repository, routes, web
 from encas.serve.engine import StageExecutor
 from encas.serve.front import InferFront, error_headers
 from encas.serve.limits import Limits
+from encas.serve.live import Live
 from encas.serve.metrics import Metrics
 from encas.serve.protocol import encode_error
 from encas.serve.refusals import FAILED, message_of, status_of
@@ -69,13 +70,13 @@ def create_app(
     Raises:
         InvalidInput: No bundle, or two of one name and version.
     """
-    statistics, metrics = Statistics(), Metrics()
+    statistics, metrics, live = Statistics(), Metrics(), Live()
     service = Service(
         bundles,
         load,
         limits=limits,
         repository=repository_path,
-        observers=(statistics, metrics, *observers),
+        observers=(statistics, metrics, live, *observers),
     )
     metrics.watch(service)
 
@@ -102,6 +103,7 @@ def create_app(
     routes.add(app, service, statistics, metrics)
     repository.add(app, service)
     predict.add(app, service)
+    web.add(app, service, live)
     app.add_middleware(InferFront, service=service, overload_status=overload_status, failed=log_failure)
     openapi.complete(app)
     return app

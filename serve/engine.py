@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encas.bundle import Bundle
-from encas.cascade import Answers, Step, run_step
+from encas.cascade import Answers, Cascade, Step, run_step
 from encas.errors import InvalidInput, TooLarge
+from encas.gears import figures_of
 from encas.runtime.inputs import Inputs
 from encas.runtime.preprocess import Tensor
+from encas.serve.gears import GearBox, GearPolicy
 from encas.serve.model import Images
 from encas.serve.refusals import DeadlinePassed, Overloaded, ShuttingDown
 from encas.serve.scheduler import Batch, Part, QueueFull, Rows, Scheduler, StageLimits
@@ -35,6 +37,10 @@ class StageExecutor(Protocol):
     @property
     def preparation_of(self) -> tuple[int, ...]:
         """(k,) which preprocessing each stage wants."""
+        ...
+
+    def geared(self, cascade: Cascade) -> "StageExecutor":
+        """Return an executor of another cascade of the bundle; closing one closes both."""
         ...
 
     def inputs(self, images: Images) -> Inputs:
@@ -63,6 +69,7 @@ class BatchReport:
     run_s: float
     confidence: NDArray[np.float32]  # (n,)
     leaves: NDArray[np.bool_]  # (n,)
+    gear: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class Outcome:
 
     answers: Answers
     times: Times
+    gear: int  # 0: the bundle's cascade; higher ones are cheaper
+    confidences: NDArray[np.float32]  # (n, k) after each stage of the gear; NaN: was not needed
 
 
 @dataclass(eq=False)
@@ -88,12 +97,15 @@ class _Work:
 
     n: int
     future: "asyncio.Future[Outcome]"
+    gear: int = 0
+    n_stages: int = 1
     inputs: Inputs | None = None
     tensors: dict[int, Tensor] = field(default_factory=dict)  # by preparation, (n, ...) once prepared
     total: NDArray[np.float32] | None = None  # (n, c), as everything below
     probs: NDArray[np.float32] | None = None
     confidence: NDArray[np.float32] | None = None
     exit_stage: NDArray[np.intp] | None = None
+    confidences: NDArray[np.float32] | None = None  # (n, k)
     n_left: int = 0  # samples that have their answer
     lock: threading.Lock = field(default_factory=threading.Lock)  # parts may be prepared at the same time
     prepare_s: float = 0.0
@@ -124,7 +136,9 @@ class _Work:
             self.total, self.probs = np.empty(shape, np.float32), np.empty(shape, np.float32)
             self.confidence = np.empty(self.n, np.float32)
             self.exit_stage = np.empty(self.n, np.intp)
-        assert self.confidence is not None and self.exit_stage is not None
+            self.confidences = np.full((self.n, self.n_stages), np.nan, np.float32)
+        assert self.confidence is not None and self.exit_stage is not None and self.confidences is not None
+        self.confidences[rows, stage] = step.confidence
         leaving = rows[step.leaves]
         self.probs[leaving] = step.mean[step.leaves]
         self.confidence[leaving] = step.confidence[step.leaves]
@@ -137,6 +151,7 @@ class _Work:
 
     def outcome(self, macs: NDArray[np.int64]) -> Outcome:
         assert self.probs is not None and self.confidence is not None and self.exit_stage is not None
+        assert self.confidences is not None
         answers = Answers(
             probs=self.probs,
             label=self.probs.argmax(axis=1),
@@ -144,7 +159,17 @@ class _Work:
             exit_stage=self.exit_stage,
             macs=macs[self.exit_stage],
         )
-        return Outcome(answers, Times(self.prepare_s, self.queue_s, self.run_s))
+        times = Times(self.prepare_s, self.queue_s, self.run_s)
+        return Outcome(answers, times, self.gear, self.confidences)
+
+
+class _Gear:
+    """A cascade that is ready to run."""
+
+    def __init__(self, executor: StageExecutor) -> None:
+        self.executor, self.cascade = executor, executor.bundle.cascade
+        self.which = executor.preparation_of  # (k,)
+        self.macs = np.cumsum([member.macs for member in executor.bundle.stage_members], dtype=np.int64)
 
 
 class Engine:
@@ -157,21 +182,28 @@ class Engine:
         pool: Pool,
         report: Callable[[BatchReport], None] = lambda _report: None,
         clock: Clock = time.monotonic,
+        policy: GearPolicy | None = None,
     ) -> None:
         """Start the thread.
 
         Args:
             executor: An open bundle; `close` closes it.
-            limits: (k,) of each stage.
+            limits: (k,) of each stage, for the gear that has most of them.
             pool: Threads that decode and resize.
             report: Told of every batch, in the engine's thread.
             clock: Seconds that only rise.
+            policy: When to change gears, where the bundle has several.
         """
-        self.bundle = executor.bundle
-        self._executor, self._pool, self._report, self._clock = executor, pool, report, clock
-        self._which = executor.preparation_of
-        self._macs = np.cumsum([member.macs for member in self.bundle.stage_members], dtype=np.int64)
-        self._queues: Scheduler[_Work] = Scheduler(limits, clock)
+        self.bundle = bundle = executor.bundle
+        self._pool, self._report, self._clock = pool, report, clock
+        self._gears = [_Gear(executor)]
+        self._gears += [_Gear(executor.geared(cascade)) for cascade in bundle.cheaper]
+        self._box = GearBox(len(self._gears), policy or GearPolicy(), clock)
+        figures = figures_of(bundle.gears)
+        weights = [one.macs for one in figures[1]] if figures else [float(g.macs[-1]) for g in self._gears]
+        self._queues: Scheduler[_Work] = Scheduler(
+            limits, clock, [len(cascade.stages) for cascade in bundle.gears], weights
+        )
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name=f"encas-{self.bundle.name}", daemon=True)
@@ -189,6 +221,23 @@ class Engine:
         with self._changed:
             return self._queues.n_requests
 
+    @property
+    def gear(self) -> int:
+        """The gear in use; it goes back when it is calm, also if nobody asks."""
+        with self._changed:
+            return self._box.choose(self._queues.delay_s, self._queues.fill, coming=False)
+
+    @property
+    def n_shifts(self) -> int:
+        """How often the gear has changed."""
+        return self._box.n_shifts
+
+    @property
+    def delay_s(self) -> float:
+        """How long the networks are busy with what is here, as far as it is known."""
+        with self._changed:
+            return self._queues.delay_s
+
     def check_room(self, timeout_s: float) -> None:
         """Refuse early, before anything of a request is read.
 
@@ -196,7 +245,7 @@ class Engine:
             Overloaded: A queue is full, or so long that `timeout_s` would pass.
         """
         with self._changed:
-            if not self._queues.has_room(deadline_s=self._clock() + timeout_s):
+            if not self._queues.has_room(deadline_s=self._clock() + timeout_s, gear=len(self._gears) - 1):
                 raise Overloaded(self.bundle.name)
 
     def close(self) -> None:
@@ -205,7 +254,7 @@ class Engine:
             self._closing = True
             self._changed.notify()
         self._thread.join()
-        self._executor.close()
+        self._gears[0].executor.close()
 
     async def infer(self, images: Images, timeout_s: float) -> Outcome:
         """Answer the images of one request; when the awaiting task is cancelled, they leave the queues.
@@ -242,8 +291,13 @@ class Engine:
                     f"the request has {work.n} samples; the queue of '{self.bundle.name}' takes "
                     f"{self._queues.capacity}"
                 )
+            deadline_s, last = self._clock() + timeout_s, len(self._gears) - 1
+            gear = self._box.choose(self._queues.delay_s, self._queues.fill)
+            while gear < last and not self._queues.has_room(work.n, deadline_s, gear):
+                gear += 1  # before it is refused
+            work.gear, work.n_stages = gear, len(self.bundle.gears[gear].stages)
             try:
-                self._queues.admit(work, work.n, self._clock() + timeout_s)
+                self._queues.admit(work, work.n, deadline_s, gear)
             except QueueFull:
                 raise Overloaded(self.bundle.name) from None
 
@@ -253,7 +307,7 @@ class Engine:
             return
         start_s = self._clock()
         try:
-            work.inputs = self._executor.inputs(images)
+            work.inputs = self._gears[work.gear].executor.inputs(images)
         except Exception as error:
             self._failed(work, error)
             return
@@ -266,7 +320,8 @@ class Engine:
             return
         start_s = self._clock()
         try:
-            work.keep(self._which[stage], rows, work.inputs.prepared(self._which[stage], rows))
+            which = self._gears[work.gear].which[stage]
+            work.keep(which, rows, work.inputs.prepared(which, rows))
         except Exception as error:
             self._failed(work, error)
             return
@@ -301,17 +356,17 @@ class Engine:
 
     def _run(self, batch: Batch[_Work]) -> None:
         """Run a batch, and hand every sample out or on."""
-        stage, start_s = batch.stage, self._clock()
-        tensors = [part.ticket.tensor(self._which[stage], part.rows) for part in batch.parts]
-        probs = self._executor.run_stage(stage, tensors[0] if len(tensors) == 1 else np.concatenate(tensors))
+        stage, start_s, gear = batch.stage, self._clock(), self._gears[batch.gear]
+        tensors = [part.ticket.tensor(gear.which[stage], part.rows) for part in batch.parts]
+        probs = gear.executor.run_stage(stage, tensors[0] if len(tensors) == 1 else np.concatenate(tensors))
         run_s = self._clock() - start_s
         total = probs
         if stage > 0:
             total = np.concatenate([part.ticket.totals(part.rows) for part in batch.parts])
-        step = run_step(self.bundle.cascade, stage, total, probs)
+        step = run_step(gear.cascade, stage, total, probs)
         with self._changed:
             self._queues.ran(int(step.leaves.sum()), run_s)
-        self._report(BatchReport(stage, len(probs), run_s, step.confidence, step.leaves))
+        self._report(BatchReport(stage, len(probs), run_s, step.confidence, step.leaves, batch.gear))
         finite = np.isfinite(step.mean.sum(axis=1))
         done: list[_Work] = []
         start = 0
@@ -321,13 +376,13 @@ class Engine:
             work.queue_s += start_s - part.since_s
             work.run_s += run_s
             if not finite[rows].all():
-                self._failed(work, self._executor.not_finite(stage, int(part.rows[~finite[rows]][0])))
+                self._failed(work, gear.executor.not_finite(stage, int(part.rows[~finite[rows]][0])))
                 continue
             self._hand_on(part, stage, _rows_of(step, rows))
             if work.n_left == work.n:
                 done.append(work)
         if done:
-            _soon(done, lambda: _answer(done, self._macs))
+            _soon(done, lambda: _answer(done, gear.macs))
 
     def _hand_on(self, part: Part[_Work], stage: int, step: Step) -> None:
         """Queue the survivors for the next stage, once they are prepared for it."""
@@ -335,16 +390,13 @@ class Engine:
         staying = work.advance(stage, part.rows, step)
         if not len(staying):
             return
+        which = self._gears[work.gear].which
         with self._changed:
-            if self._which[stage + 1] in self._prepared_for(stage):
+            if which[stage + 1] in which[: stage + 1]:  # which every sample has had that was in this stage
                 self._queues.put(work, stage + 1, staying)
                 return
             self._queues.announce(work, stage + 1, len(staying))
         self._pool.submit(self._prepare, work, stage + 1, staying)
-
-    def _prepared_for(self, stage: int) -> tuple[int, ...]:
-        """Preparations that every sample has had that was in this stage."""
-        return self._which[: stage + 1]
 
 
 def _rows_of(step: Step, rows: slice) -> Step:

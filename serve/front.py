@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from encas.bundle import Bundle
 from encas.errors import TooLarge
-from encas.serve.model import INPUT, OUTPUTS
+from encas.serve.model import INPUT, outputs_for
 from encas.serve.protocol import (
     HEADER_LENGTH,
     InferRequest,
@@ -120,9 +120,9 @@ class InferFront:
             header_length, encoding = headers.get(_HEADER_LENGTH), headers.get("content-encoding")
             most = service.limits.max_body_bytes
 
-            def parse(_bundle: Bundle) -> InferRequest:
-                plain = decompress(body, encoding, most)
-                return parse_request(plain, header_length, input_name=INPUT, output_names=tuple(OUTPUTS))
+            def parse(bundle: Bundle) -> InferRequest:
+                plain, names = decompress(body, encoding, most), tuple(outputs_for(bundle))
+                return parse_request(plain, header_length, input_name=INPUT, output_names=names)
 
             heavy = encoding is not None or _json_bytes(header_length, len(body)) > _LIGHT_BYTES
             answer = await until_gone(service.infer(question, parse, heavy=heavy), receive)

@@ -14,7 +14,7 @@ from encas.errors import InvalidInput
 from encas.serve.front import REASON, REQUEST_ID, TRACE_HEADERS
 from encas.serve.grpc_messages import CALLS, SERVICE, message
 from encas.serve.grpc_protocol import read_request, write_response
-from encas.serve.model import INPUT, OUTPUTS
+from encas.serve.model import INPUT, outputs_for
 from encas.serve.models import Model
 from encas.serve.protocol import InferRequest
 from encas.serve.refusals import FAILED, Refusal, kind_of, message_of
@@ -153,8 +153,8 @@ class _Calls:
             context.time_remaining(),
         )
 
-        def parse(_bundle: Bundle) -> InferRequest:
-            return read_request(request, input_name=INPUT, output_names=tuple(OUTPUTS))
+        def parse(bundle: Bundle) -> InferRequest:
+            return read_request(request, input_name=INPUT, output_names=tuple(outputs_for(bundle)))
 
         with self._service.observed(question) as seen:
             self._service.check(question.model, question.version)

@@ -1,7 +1,8 @@
 """What a server takes, and how it batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from encas.serve.gears import GearPolicy
 from encas.serve.scheduler import StageLimits
 
 
@@ -12,6 +13,7 @@ class Limits:
     stages: tuple[StageLimits, ...] = (StageLimits(),)  # the last one: and on
     request_timeout_s: float = 30.0
     max_body_bytes: int = 64 * 2**20
+    gears: GearPolicy = field(default_factory=GearPolicy)
 
     def of(self, n_stages: int) -> list[StageLimits]:
         """Return the limits of each stage of a cascade; those that are not named are as the last one."""

@@ -32,6 +32,7 @@ class RequestLog(Observer):
                 "samples": record.n,
                 "exit_stages": list(record.exit_stages),
                 "macs": record.macs,
+                "gear": record.gear,
                 "preprocess_s": round(record.times.prepare_s, 6),
                 "queue_s": round(record.times.queue_s, 6),
                 "inference_s": round(record.times.run_s, 6),

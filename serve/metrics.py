@@ -14,7 +14,8 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from encas.bundle import Bundle
-from encas.serve.engine import BatchReport
+from encas.gears import figures_of
+from encas.serve.engine import BatchReport, Engine
 from encas.serve.service import Observer, Record, Service
 
 SHARED_FOLDER = (
@@ -33,7 +34,7 @@ class Metrics(Observer):
     def __init__(self) -> None:
         """Start at zero."""
         self._registry = registry = CollectorRegistry()
-        model, stage = ("model",), ("model", "stage")
+        model, stage, gear = ("model",), ("model", "gear", "stage"), ("model", "gear")
 
         def seconds(name: str, text: str) -> Histogram:
             return Histogram(name, text, model, buckets=_SECONDS, registry=registry)
@@ -66,6 +67,37 @@ class Metrics(Observer):
             buckets=_CONFIDENCES,
             registry=registry,
         )
+        self._gear_samples = Counter(
+            "encas_gear_samples", "Samples that were answered in a gear", gear, registry=registry
+        )
+        self._gear = Gauge(
+            "encas_gear",
+            "The gear in use; 0 is the best",
+            model,
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._gear_shifts = Gauge(
+            "encas_gear_shifts",
+            "Changes of gear since the start",
+            model,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._gear_accuracy = Gauge(
+            "encas_gear_accuracy",
+            "Share of right answers of a gear, as the front knows it",
+            gear,
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._gear_macs = Gauge(
+            "encas_gear_macs",
+            "Mean multiply-accumulates of a gear, as the front knows them",
+            gear,
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._pending = Gauge(
             "encas_pending_requests",
             "Requests without an answer yet",
@@ -76,6 +108,7 @@ class Metrics(Observer):
             "encas_ready", "Workers that are ready", registry=registry, multiprocess_mode="livesum"
         )
         self._service: Service | None = None
+        self._shown: list[Bundle] = []  # whose accuracies are told
 
     def watch(self, service: Service) -> None:
         """Read what is counted elsewhere from here on."""
@@ -93,11 +126,12 @@ class Metrics(Observer):
         prepare_s.observe(record.times.prepare_s)
         run_s.observe(record.times.run_s)
         samples.inc(record.n)
+        self._of_gear(record.model, record.gear).inc(record.n)
         macs.inc(record.macs)
 
     def ran(self, bundle: Bundle, report: BatchReport) -> None:
         """Count a batch."""
-        reached, left, stage_s, sizes, confidence = self._of_stage(bundle.name, report.stage)
+        reached, left, stage_s, sizes, confidence = self._of_stage(bundle.name, report.gear, report.stage)
         reached.inc(report.n)
         left.inc(int(report.leaves.sum()))
         stage_s.inc(report.run_s)
@@ -119,6 +153,19 @@ class Metrics(Observer):
         if self._service is not None:
             self._pending.set(self._service.n_open)
             self._ready.set(self._service.ready)
+            for served in self._service.models.all():
+                if served.engine is not None:
+                    self._show_gear(served.bundle, served.engine)
+
+    def _show_gear(self, bundle: Bundle, engine: Engine) -> None:
+        self._gear.labels(bundle.name).set(engine.gear)
+        self._gear_shifts.labels(bundle.name).set(engine.n_shifts)
+        if bundle not in self._shown:
+            self._shown = [*self._shown[-15:], bundle]
+            found = figures_of(bundle.gears)
+            for number, figures in enumerate(found[1] if found else ()):
+                self._gear_accuracy.labels(bundle.name, str(number)).set(figures.accuracy)
+                self._gear_macs.labels(bundle.name, str(number)).set(figures.macs)
 
     @lru_cache  # noqa: B019  # one of these lives as long as its server
     def _of_model(self, model: str) -> tuple[Histogram, Histogram, Histogram, Histogram, Counter, Counter]:
@@ -132,12 +179,18 @@ class Metrics(Observer):
         )
 
     @lru_cache  # noqa: B019
-    def _of_stage(self, model: str, stage: int) -> tuple[Counter, Counter, Counter, Histogram, Histogram]:
-        name = str(stage)
+    def _of_gear(self, model: str, gear: int) -> Counter:
+        return self._gear_samples.labels(model, str(gear))
+
+    @lru_cache  # noqa: B019
+    def _of_stage(
+        self, model: str, gear: int, stage: int
+    ) -> tuple[Counter, Counter, Counter, Histogram, Histogram]:
+        names = (model, str(gear), str(stage))
         return (
-            self._reached.labels(model, name),
-            self._left.labels(model, name),
-            self._stage_s.labels(model, name),
-            self._sizes.labels(model, name),
-            self._confidence.labels(model, name),
+            self._reached.labels(*names),
+            self._left.labels(*names),
+            self._stage_s.labels(*names),
+            self._sizes.labels(*names),
+            self._confidence.labels(*names),
         )

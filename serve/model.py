@@ -11,6 +11,7 @@ from encas.bundle import Bundle
 from encas.cascade import Answers
 from encas.errors import InvalidInput
 from encas.files import FileModel
+from encas.gears import figures_of
 from encas.serve.tensor import Tensor
 
 INPUT = "image"
@@ -23,6 +24,7 @@ OUTPUTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "macs": ("INT64", ("n",)),
     "probs": ("FP32", ("n", "c")),
 }
+GEAR = "gear"  # an output of bundles that have several: INT64 (n,), 0 the best
 PLATFORM = "encas_onnx"
 
 Images = tuple[bytes, ...] | NDArray[np.uint8] | NDArray[np.float32]
@@ -49,12 +51,17 @@ class ModelMetadata(FileModel):
     )
 
 
+def outputs_for(bundle: Bundle) -> Mapping[str, tuple[str, tuple[str, ...]]]:
+    """Return the outputs that a bundle has: `OUTPUTS`, and the gear where there are several."""
+    return {**OUTPUTS, GEAR: ("INT64", ("n",))} if bundle.cheaper else OUTPUTS
+
+
 def metadata_of(bundle: Bundle) -> ModelMetadata:
     """Describe a bundle as a model."""
     sizes = {"n": -1, "c": len(bundle.labels)}
     outputs = tuple(
         TensorMetadata(name=name, datatype=datatype, shape=tuple(sizes[letter] for letter in shape))
-        for name, (datatype, shape) in OUTPUTS.items()
+        for name, (datatype, shape) in outputs_for(bundle).items()
     )
     prepared = _prepared_shape(bundle)
     forms = {
@@ -70,8 +77,20 @@ def metadata_of(bundle: Bundle) -> ModelMetadata:
         platform=PLATFORM,
         inputs=(TensorMetadata(name=INPUT, datatype="BYTES", shape=(-1,)),),
         outputs=outputs,
-        properties={**forms, **_guarantee(bundle), "cascade": str(bundle.cascade)},
+        properties={**forms, **_guarantee(bundle), "cascade": str(bundle.cascade), **_gears(bundle)},
     )
+
+
+def _gears(bundle: Bundle) -> dict[str, str]:
+    """Say of each gear what it costs and how often it is right, as the front knows it."""
+    found = figures_of(bundle.gears)
+    if not bundle.cheaper or found is None:
+        return {}
+    split, figures = found
+    return {
+        f"gear.{number}": f"{gear}: accuracy {one.accuracy:.4f}, {one.macs / 1e6:.4g} MMACs on '{split}'"
+        for number, (gear, one) in enumerate(zip(bundle.gears, figures, strict=True))
+    }
 
 
 def _guarantee(bundle: Bundle) -> dict[str, str]:
@@ -125,9 +144,9 @@ def check_top(top: Mapping[str, int]) -> None:
 
 
 def outputs_of(
-    answers: Answers, bundle: Bundle, wanted: Collection[str] = tuple(OUTPUTS), top: int = 0
+    answers: Answers, bundle: Bundle, wanted: Collection[str] = tuple(OUTPUTS), top: int = 0, gear: int = 0
 ) -> dict[str, Tensor]:
-    """Write what the cascade answered as the tensors of `OUTPUTS`.
+    """Write what the cascade answered as the tensors of `OUTPUTS`, and the gear if it is wanted.
 
     With `top`, `probs` are the so many most probable classes instead, each as the text
     `probability:index:label`, as the classification extension has it.
@@ -145,6 +164,8 @@ def outputs_of(
     tensors = {
         name: Tensor.of(name, OUTPUTS[name][0], array) for name, array in values.items() if name in wanted
     }
+    if GEAR in wanted:
+        tensors[GEAR] = Tensor.of(GEAR, "INT64", np.full(len(answers), gear, np.int64))
     if "label" in wanted:
         tensors["label"] = Tensor.of_texts("label", (bundle.labels[i] for i in answers.label))
     if top:
@@ -163,6 +184,6 @@ def _classes(probs: NDArray[np.float32], labels: Sequence[str], top: int) -> Ten
 
 
 def _prepared_shape(bundle: Bundle) -> tuple[int, int, int] | None:
-    """Channels, height and width of a prepared sample, if all stages prepare images in the same way."""
-    specs = {member.preprocess for member in bundle.stage_members}
+    """Channels, height and width of a prepared sample, if all networks prepare images in the same way."""
+    specs = {member.preprocess for member in bundle.gear_members}
     return specs.pop().shape if len(specs) == 1 else None

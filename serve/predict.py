@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
+import numpy as np
 from fastapi import FastAPI, Query, Request
+from pydantic import Field
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
@@ -19,6 +21,13 @@ from encas.serve.tensor import Tensor
 _MOST_FILES = 64
 
 
+class ClassProbability(FileModel):
+    """One class, and how probable it is."""
+
+    label: str
+    probability: float
+
+
 class Prediction(FileModel):
     """The answer for one image."""
 
@@ -28,6 +37,9 @@ class Prediction(FileModel):
     confidence: float
     exit_stage: int
     macs: int
+    gear: int = Field(description="0: the bundle's cascade; higher ones are cheaper.")
+    confidences: tuple[float, ...] = Field(description="After each stage that ran.")
+    classes: tuple[ClassProbability, ...] = Field(description="The `top` most probable ones.")
 
 
 class Predictions(FileModel):
@@ -45,6 +57,9 @@ def add(app: FastAPI, service: Service) -> None:
     async def predict(
         request: Request,
         model: Annotated[str | None, Query(description="Needed where several are served.")] = None,
+        top: Annotated[
+            int, Query(ge=0, le=1000, description="So many classes with their probabilities.")
+        ] = 0,
     ) -> Predictions:
         """Classify an image that is the body, or the files of a form (multipart/form-data)."""
         name = model or _only_model(service)
@@ -60,7 +75,7 @@ def add(app: FastAPI, service: Service) -> None:
                 return InferRequest(None, tensor, {})
 
             seen.answer = await until_gone(service.infer(question, parse, heavy=False), request.receive)
-        return _predictions(seen.answer, [file for file, _ in files])
+        return _predictions(seen.answer, [file for file, _ in files], top)
 
 
 def _only_model(service: Service) -> str:
@@ -102,9 +117,11 @@ def _bounded(request: Request, max_bytes: int) -> Request:
     return Request(request.scope, receive)
 
 
-def _predictions(answer: Answer, names: list[str | None]) -> Predictions:
+def _predictions(answer: Answer, names: list[str | None], top: int) -> Predictions:
     answers, bundle = answer.outcome.answers, answer.bundle
     most = 3.4028234663852886e38  # JSON has no infinity, which a logit gap may be
+    confidences = answer.outcome.confidences
+    best = np.argsort(-answers.probs, axis=1, kind="stable")[:, :top]
     return Predictions(
         model_name=bundle.name,
         model_version=bundle.file.version,
@@ -116,6 +133,14 @@ def _predictions(answer: Answer, names: list[str | None]) -> Predictions:
                 confidence=min(float(answers.confidence[row]), most),
                 exit_stage=int(answers.exit_stage[row]),
                 macs=int(answers.macs[row]),
+                gear=answer.outcome.gear,
+                confidences=tuple(
+                    min(value, most) for value in confidences[row, : answers.exit_stage[row] + 1].tolist()
+                ),
+                classes=tuple(
+                    ClassProbability(label=bundle.labels[index], probability=float(answers.probs[row, index]))
+                    for index in best[row].tolist()
+                ),
             )
             for row, name in enumerate(names)
         ),

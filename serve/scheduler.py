@@ -1,4 +1,4 @@
-"""Which samples run next: one queue per stage, filled by the survivors of many requests.
+"""Which samples run next: one queue per stage of each gear, filled by the survivors of many requests.
 
 Nothing here waits, runs or knows the time of day: a thread (`encas.serve.engine`) asks, and passes a clock.
 """
@@ -48,6 +48,7 @@ class Batch(Generic[Ticket]):
 
     stage: int
     parts: tuple[Part[Ticket], ...]
+    gear: int = 0
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -57,8 +58,26 @@ class Batch(Generic[Ticket]):
 @dataclass
 class _Request:
     deadline_s: float
+    gear: int
     coming: list[int]  # (k,) samples that somebody prepares for a stage
     n_queued: int = 0
+
+
+@dataclass
+class _Pace:
+    """How long a sample takes until it leaves, by the latest batches, fading."""
+
+    weight: float  # mean cost of a sample, in any unit that is the same for all gears
+    busy_s: float = 0.0
+    n_left: float = 0.0
+
+    def add(self, n_left: int, busy_s: float) -> None:
+        self.busy_s = _MEMORY * self.busy_s + busy_s
+        self.n_left = _MEMORY * self.n_left + n_left
+
+    @property
+    def known_s(self) -> float | None:
+        return self.busy_s / self.n_left if self.n_left else None
 
 
 @dataclass
@@ -88,33 +107,48 @@ class _Queue(Generic[Ticket]):
 
 
 class Scheduler(Generic[Ticket]):
-    """The queues of one cascade; callers take care that one thread at a time is in here.
+    """The queues of one cascade, or of several gears; callers take care that one thread at a time is in here.
 
     Later stages come first, so that what is nearly done does not wait for what has just come. A stage runs
     when a batch is full, when its oldest sample has waited for `max_queue_delay_s`, or, after the first
     stage, when nothing is on its way that could join: waiting would bring nothing then.
     """
 
-    def __init__(self, limits: Sequence[StageLimits], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limits: Sequence[StageLimits],
+        clock: Callable[[], float],
+        n_stages: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         """Make empty queues.
 
         Args:
-            limits: (k,) of each stage.
+            limits: (k,) of each stage, of whatever gear; for all gears together as for one.
             clock: Seconds that only rise.
+            n_stages: Of each gear, at most k; by default there is one gear, of k stages.
+            weights: Mean cost of a sample in each gear; says what to expect of one that has not run yet.
         """
-        self._queues: list[_Queue[Ticket]] = [_Queue(limit) for limit in limits]
-        self._clock = clock
+        n_stages = n_stages or [len(limits)]
+        self._limits, self._clock = tuple(limits), clock
+        self._queues: list[list[_Queue[Ticket]]] = [[_Queue(limits[j]) for j in range(k)] for k in n_stages]
+        self._coming = [[0] * k for k in n_stages]  # over all requests
+        self._pace = [_Pace(weight) for weight in weights or [1.0] * len(n_stages)]
+        self._places = sorted(  # (stage, gear): later stages first
+            ((stage, gear) for gear, k in enumerate(n_stages) for stage in range(k)), reverse=True
+        )
         self._requests: dict[Ticket, _Request] = {}
-        self._coming = [0] * len(limits)  # (k,) over all requests
         self._deadlines: list[tuple[float, int, Ticket]] = []  # a heap; the number keeps tickets uncompared
         self._n_admitted = 0
-        self._busy_s, self._n_left = 0.0, 0.0  # of the latest batches, fading
-        self._n_running = 0
+        self._n_running, self._gear_running = 0, 0
 
     @property
     def n_waiting(self) -> tuple[int, ...]:
         """(k,) samples that wait for each stage, those included that are being prepared for it."""
-        return tuple(queue.n + coming for queue, coming in zip(self._queues, self._coming, strict=True))
+        waiting = [0] * len(self._limits)
+        for stage, gear in self._places:
+            waiting[stage] += self._queues[gear][stage].n + self._coming[gear][stage]
+        return tuple(waiting)
 
     @property
     def n_requests(self) -> int:
@@ -124,36 +158,47 @@ class Scheduler(Generic[Ticket]):
     @property
     def capacity(self) -> int:
         """Samples that the largest possible request has."""
-        return self._queues[0].limits.max_queue_size
+        return self._limits[0].max_queue_size
 
-    def has_room(self, n: int = 1, deadline_s: float = np.inf) -> bool:
-        """Whether a request of n samples would be taken.
+    @property
+    def fill(self) -> float:
+        """How much of the fullest queue is taken, in [0, 1]."""
+        sizes = (limits.max_queue_size for limits in self._limits)
+        return max(waiting / size for waiting, size in zip(self.n_waiting, sizes, strict=True))
+
+    @property
+    def delay_s(self) -> float:
+        """How long the networks are busy with what is here, as far as it is known."""
+        return sum(self._expected_s(gear, n) for gear, n in enumerate(self._n_of_gears()))
+
+    def has_room(self, n: int = 1, deadline_s: float = np.inf, gear: int = 0) -> bool:
+        """Whether a request of n samples would be taken, in a gear.
 
         No queue may be longer than its limit, and where others wait the answer must be expected in time: an
         early refusal lets a client turn elsewhere, and what is computed too late helps nobody.
         """
         all_waiting = self.n_waiting
-        for stage, (waiting, queue) in enumerate(zip(all_waiting, self._queues, strict=True)):
-            if waiting + (n if stage == 0 else 1) > queue.limits.max_queue_size:
+        for stage, (waiting, limits) in enumerate(zip(all_waiting, self._limits, strict=True)):
+            if waiting + (n if stage == 0 else 1) > limits.max_queue_size:
                 return False
-        n_before = sum(all_waiting) + self._n_running
-        return not any(all_waiting) or self._clock() + self._expected_s(n_before + n) <= deadline_s
+        if not any(all_waiting):
+            return True
+        return self._clock() + _CAUTION * (self.delay_s + self._expected_s(gear, n)) <= deadline_s
 
     def ran(self, n_left: int, busy_s: float) -> None:
         """Learn from the batch that was taken last how long samples take, until they leave."""
         self._n_running = 0
-        self._busy_s = _MEMORY * self._busy_s + busy_s
-        self._n_left = _MEMORY * self._n_left + n_left
+        self._pace[self._gear_running].add(n_left, busy_s)
 
-    def admit(self, ticket: Ticket, n: int, deadline_s: float) -> None:
-        """Take a request of n samples, which somebody now prepares.
+    def admit(self, ticket: Ticket, n: int, deadline_s: float, gear: int = 0) -> None:
+        """Take a request of n samples, which somebody now prepares for the first stage of a gear.
 
         Raises:
             QueueFull: There is no room, or no time.
         """
-        if not self.has_room(n, deadline_s):
+        if not self.has_room(n, deadline_s, gear):
             raise QueueFull
-        self._requests[ticket] = _Request(deadline_s, [0] * len(self._queues))
+        self._requests[ticket] = _Request(deadline_s, gear, [0] * len(self._queues[gear]))
         self._n_admitted += 1
         heapq.heappush(self._deadlines, (deadline_s, self._n_admitted, ticket))
         self.announce(ticket, 0, n)
@@ -163,7 +208,7 @@ class Scheduler(Generic[Ticket]):
         request = self._requests.get(ticket)
         if request is not None:
             request.coming[stage] += n
-            self._coming[stage] += n
+            self._coming[request.gear][stage] += n
 
     def put(self, ticket: Ticket, stage: int, rows: Rows) -> None:
         """Queue samples that are ready to run; those of a request that was given up are forgotten."""
@@ -172,8 +217,8 @@ class Scheduler(Generic[Ticket]):
             return
         arrived = min(request.coming[stage], len(rows))
         request.coming[stage] -= arrived
-        self._coming[stage] -= arrived
-        queue = self._queues[stage]
+        self._coming[request.gear][stage] -= arrived
+        queue = self._queues[request.gear][stage]
         queue.parts.append(Part(ticket, rows, self._clock()))
         queue.n += len(rows)
         request.n_queued += len(rows)
@@ -183,8 +228,8 @@ class Scheduler(Generic[Ticket]):
         request = self._requests.pop(ticket, None)
         if request is None:
             return False
-        for stage, queue in enumerate(self._queues):
-            self._coming[stage] -= request.coming[stage]
+        for stage, queue in enumerate(self._queues[request.gear]):
+            self._coming[request.gear][stage] -= request.coming[stage]
             if request.n_queued:
                 queue.drop(ticket)
         return True
@@ -203,34 +248,48 @@ class Scheduler(Generic[Ticket]):
     def take(self) -> Batch[Ticket] | None:
         """Cut off the batch that is to run now; None if none is due."""
         now = self._clock()
-        for stage in reversed(range(len(self._queues))):
-            due_s = self._due_s(stage)
+        for stage, gear in self._places:
+            due_s = self._due_s(stage, gear)
             if due_s is not None and due_s <= now:
-                batch = Batch(stage, self._queues[stage].take())
+                batch = Batch(stage, self._queues[gear][stage].take(), gear)
                 for part in batch.parts:
                     self._requests[part.ticket].n_queued -= len(part.rows)
-                self._n_running = len(batch)
+                self._n_running, self._gear_running = len(batch), gear
                 return batch
         return None
 
     def wait_s(self) -> float | None:
         """Say in how many seconds there will be something to take or to expire; None: when told of more."""
-        times = [due_s for stage in range(len(self._queues)) if (due_s := self._due_s(stage)) is not None]
+        times = [due_s for stage, gear in self._places if (due_s := self._due_s(stage, gear)) is not None]
         if self._deadlines:
             times.append(self._deadlines[0][0])
         return max(0.0, min(times) - self._clock()) if times else None
 
-    def _expected_s(self, n: int) -> float:
-        return _CAUTION * n * self._busy_s / self._n_left if self._n_left else 0.0
+    def _n_of_gears(self) -> list[int]:
+        """Samples that wait or run, by gear."""
+        found = [
+            sum(queue.n for queue in queues) + sum(coming)
+            for queues, coming in zip(self._queues, self._coming, strict=True)
+        ]
+        found[self._gear_running] += self._n_running
+        return found
 
-    def _due_s(self, stage: int) -> float | None:
+    def _expected_s(self, gear: int, n: int) -> float:
+        """Time of n samples in a gear; of one that has not run, by its cost and the others' times."""
+        known_s = self._pace[gear].known_s
+        if known_s is not None:
+            return n * known_s
+        others = [pace.known_s / pace.weight for pace in self._pace if pace.known_s is not None]
+        return n * self._pace[gear].weight * sum(others) / len(others) if others else 0.0
+
+    def _due_s(self, stage: int, gear: int) -> float | None:
         """When a stage is to run, None without samples."""
-        queue = self._queues[stage]
+        queue = self._queues[gear][stage]
         if not queue.n:
             return None
         if queue.n >= queue.limits.max_batch_size:
             return -np.inf
-        upstream = sum(self._coming[: stage + 1]) + sum(q.n for q in self._queues[:stage])
+        upstream = sum(self._coming[gear][: stage + 1]) + sum(q.n for q in self._queues[gear][:stage])
         if stage > 0 and upstream == 0:
             return -np.inf
         return queue.parts[0].since_s + queue.limits.max_queue_delay_s

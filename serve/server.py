@@ -110,7 +110,9 @@ def _warm_executor(bundle: Bundle, options: Options) -> CascadeExecutor:
     """Open a bundle, and run it once, so that the first requests do not wait for memory and compilers."""
     executor = open_executor(bundle, options.provider)
     try:
-        executor.warm_up(max(stage.max_batch_size for stage in options.limits.of(len(bundle.cascade.stages))))
+        for gear in (executor, *map(executor.geared, bundle.cheaper)):
+            n_stages = len(gear.bundle.cascade.stages)
+            gear.warm_up(max(stage.max_batch_size for stage in options.limits.of(n_stages)))
     except BaseException:
         executor.close()
         raise

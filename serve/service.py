@@ -38,6 +38,8 @@ class Record:
     n: int = 0
     times: Times | None = None  # of an answer
     exit_stages: tuple[int, ...] = ()
+    confidences: tuple[float, ...] = ()  # at the exits
+    gear: int = 0
     macs: int = 0
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)  # those that traces travel in
@@ -112,8 +114,9 @@ class Service:
                 for observer in self.observers:
                     observer.ran(bundle, ran)
 
-            stages = self.limits.of(len(bundle.cascade.stages))
-            return Engine(load(bundle), stages, self.pool, report)
+            stages = self.limits.of(max(len(gear.stages) for gear in bundle.gears))
+            policy = self.limits.gears.within(self.limits.request_timeout_s, len(bundle.gears))
+            return Engine(load(bundle), stages, self.pool, report, policy=policy)
 
         self.models = Models(bundles, start, repository)
 
@@ -193,7 +196,8 @@ class Service:
                 if self.models.engine(question.model, question.version) is engine:
                     raise
                 continue
-            outputs = outputs_of(outcome.answers, bundle, request.outputs, request.top.get("probs", 0))
+            top = request.top.get("probs", 0)
+            outputs = outputs_of(outcome.answers, bundle, request.outputs, top, outcome.gear)
             return Answer(bundle, request, outputs, outcome)
 
     @contextmanager
@@ -245,5 +249,7 @@ def _record(question: Question, answer: Answer | None, kind: Kind, start_s: floa
         n=len(answers),
         times=answer.outcome.times,
         exit_stages=tuple(answers.exit_stage.tolist()),
+        confidences=tuple(answers.confidence.tolist()),
+        gear=answer.outcome.gear,
         macs=int(answers.macs.sum()),
     )

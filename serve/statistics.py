@@ -38,6 +38,7 @@ class BatchStatistics(FileModel):
 class StageStatistics(FileModel):
     """What a cascade has besides: samples that reached a stage, and that left after it."""
 
+    gear: int
     stage: int
     member: str
     reached: int
@@ -77,9 +78,9 @@ class _Counts:
     n_samples: int = 0
     sums: defaultdict[str, _Sum] = field(default_factory=lambda: defaultdict(_Sum))
     batches: defaultdict[int, _Sum] = field(default_factory=lambda: defaultdict(_Sum))
-    stages: defaultdict[int, _Sum] = field(default_factory=lambda: defaultdict(_Sum))
-    reached: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
-    left: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    stages: defaultdict[tuple[int, int], _Sum] = field(default_factory=lambda: defaultdict(_Sum))
+    reached: defaultdict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
+    left: defaultdict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
 
 
 class Statistics(Observer):
@@ -115,9 +116,10 @@ class Statistics(Observer):
         with self._lock:
             counts = self._counts[bundle.name, bundle.file.version]
             counts.batches[report.n].add(report.run_s)
-            counts.stages[report.stage].add(report.run_s)
-            counts.reached[report.stage] += report.n
-            counts.left[report.stage] += int(report.leaves.sum())
+            place = (report.gear, report.stage)
+            counts.stages[place].add(report.run_s)
+            counts.reached[place] += report.n
+            counts.left[place] += int(report.leaves.sum())
 
     def of(self, bundle: Bundle) -> ModelStatistics:
         """Say what a version of a model has done."""
@@ -145,12 +147,14 @@ class Statistics(Observer):
                 ),
                 stage_stats=tuple(
                     StageStatistics(
+                        gear=number,
                         stage=stage,
                         member=member,
-                        reached=counts.reached[stage],
-                        left=counts.left[stage],
-                        compute_infer=counts.stages[stage].total(),
+                        reached=counts.reached[number, stage],
+                        left=counts.left[number, stage],
+                        compute_infer=counts.stages[number, stage].total(),
                     )
-                    for stage, member in enumerate(bundle.cascade.member_names)
+                    for number, gear in enumerate(bundle.gears)
+                    for stage, member in enumerate(gear.member_names)
                 ),
             )

@@ -24,6 +24,7 @@ class Spans(Observer):
             "encas.protocol": record.protocol,
             "encas.samples": record.n,
             "encas.macs": record.macs,
+            "encas.gear": record.gear,
             "encas.exit_stages": list(record.exit_stages),
         }
         span = self._tracer.start_span(

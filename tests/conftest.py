@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from encas.bundle import Bundle, BundleFile, BundleMember, LabelsFile, Parity
 from encas.cascade import Cascade, Stage
+from encas.evaluation import evaluate
 from encas.files import sha256_of, write_bytes, write_model
+from encas.gears import GearsFile
 from encas.pool import Member, Pool
 from encas.preprocess import Preprocess
 
@@ -169,14 +171,23 @@ def digits_cascade() -> Cascade:
     )
 
 
-def write_bundle(path: Path, cascade: Cascade, networks: tuple[Network, ...], version: str = "1") -> None:
+def write_bundle(
+    path: Path,
+    cascade: Cascade,
+    networks: tuple[Network, ...],
+    version: str = "1",
+    cheaper: tuple[Cascade, ...] = (),
+) -> None:
     """Write a bundle of the digit networks without going through an exporter."""
-    used = [network for network in networks if network.name in cascade.member_names]
+    names = {name for gear in (cascade, *cheaper) for name in gear.member_names}
+    used = [network for network in networks if network.name in names]
     cascade.write(path / "cascade.json")
+    if cheaper:
+        write_model(path / "gears.json", GearsFile(cheaper=cheaper))
     write_model(path / "labels.json", LabelsFile(labels=tuple(f"digit {i}" for i in range(10))))
     for network in used:
         write_bytes(path / "members" / f"{network.name}.onnx", network.onnx_bytes())
-    files = [path / "cascade.json", path / "labels.json", *sorted((path / "members").iterdir())]
+    files = [*sorted(path.glob("*.json")), *sorted((path / "members").iterdir())]
     members = tuple(
         BundleMember(
             name=network.name,
@@ -230,6 +241,23 @@ def whole_bundle(networks: tuple[Network, ...], tmp_path_factory: pytest.TempPat
     stages = [Stage(member=network.name, threshold=0.8) for network in networks]
     stages[-1] = stages[-1].model_copy(update={"threshold": None})
     write_bundle(path, Cascade(stages=tuple(stages)), networks)
+    return Bundle.open(path)
+
+
+def _gear(pool: Pool, *stages: tuple[str, float | None]) -> Cascade:
+    cascade = Cascade(stages=tuple(Stage(member=name, threshold=threshold) for name, threshold in stages))
+    return cascade.model_copy(update={"evaluated": {"test": evaluate(cascade, pool, "test")}})
+
+
+@pytest.fixture(scope="session")
+def geared_bundle(
+    _pool_once: Path, networks: tuple[Network, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """A bundle of three gears, with figures on the split test; not to be changed."""
+    path, pool = tmp_path_factory.mktemp("digits") / "geared", Pool.open(_pool_once)
+    best = _gear(pool, ("hidden016", 0.8), ("hidden064", 0.8), ("hidden512", None))
+    cheaper = (_gear(pool, ("hidden016", 0.8), ("hidden064", None)), _gear(pool, ("hidden008", None)))
+    write_bundle(path, best, networks, cheaper=cheaper)
     return Bundle.open(path)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -48,6 +48,7 @@ class Connection:
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.body = b""  # of the last answer that said how long it is
 
     async def ask(self, request: bytes) -> int:
         if self._streams is None:
@@ -57,7 +58,7 @@ class Connection:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         status = int(head.split(" ", 2)[1])
         if "content-length:" in head:
-            await reader.readexactly(int(head.split("content-length:")[1].split("\r\n")[0]))
+            self.body = await reader.readexactly(int(head.split("content-length:")[1].split("\r\n")[0]))
         elif "chunked" in head:
             while (size := int((await reader.readline()).strip() or b"0", 16)) > 0:
                 await reader.readexactly(size + 2)
@@ -92,8 +93,21 @@ async def closed_loop(port: int, requests: Sequence[bytes], concurrency: int, se
     return result
 
 
-async def fixed_rate(port: int, requests: Sequence[bytes], per_s: float, seconds: float) -> Result:
-    """Send at a rate, whatever comes back: what users do who do not know of each other."""
+def ignore(_number: int, _body: bytes) -> None:
+    """Look at no answer."""
+
+
+async def fixed_rate(
+    port: int,
+    requests: Sequence[bytes],
+    per_s: float,
+    seconds: float,
+    answered: Callable[[int, bytes], None] = ignore,
+) -> Result:
+    """Send at a rate, whatever comes back: what users do who do not know of each other.
+
+    `answered` is told the number of each request that was answered, and the body.
+    """
     result, free, tasks = Result(), [], set()
     start_s = time.perf_counter()
 
@@ -103,6 +117,8 @@ async def fixed_rate(port: int, requests: Sequence[bytes], per_s: float, seconds
         try:
             status = await connection.ask(requests[i % len(requests)])
             result.add(status, time.perf_counter() - asked_s)
+            if status == 200:
+                answered(i % len(requests), connection.body)
             free.append(connection)
         except (OSError, asyncio.IncompleteReadError):
             result.n_broken += 1

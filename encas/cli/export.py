@@ -7,6 +7,8 @@ import typer
 
 if TYPE_CHECKING:
     from encas.bundle import Bundle
+    from encas.cascade import Cascade
+    from encas.gears import Point
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +20,8 @@ def export(
     cascade: Annotated[
         Path,
         typer.Argument(
-            metavar="CASCADE|BUNDLE", help="File that `encas pick` wrote, or a bundle that is there."
+            metavar="CASCADE|FRONT|BUNDLE",
+            help="File that `encas pick` wrote, a front (with --gears), or a bundle that is there.",
         ),
     ],
     out: Annotated[
@@ -54,6 +57,23 @@ def export(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run the Python functions that torch: members name.")
     ] = False,
+    gear: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--gear",
+            metavar="CASCADE",
+            help="A cheaper cascade of the same pool, which `encas serve` takes when there is much to do. "
+            "Repeat, by falling cost.",
+        ),
+    ] = None,
+    gears: Annotated[
+        int | None,
+        typer.Option(
+            "--gears",
+            min=1,
+            help="Of a FRONT: the most accurate cascade, then the best of half its cost, of a quarter, ...",
+        ),
+    ] = None,
     single_file: Annotated[
         bool,
         typer.Option(
@@ -93,10 +113,11 @@ def export(
     real images; nothing is written if they do not agree. A bundle that is there gets what is asked for.
 
     Example: `encas export cascade.json -o bundle --single-file`
+
+    Example, with three cascades for `encas serve` to choose from: `encas export front --gears 3`
     """
     from encas import Pool
     from encas.bundle import Bundle
-    from encas.cascade import Cascade
     from encas.cli.output import print_json, progress
     from encas.errors import InvalidInput
     from encas.export import add_single_file
@@ -107,20 +128,25 @@ def export(
     size = None if image_size is None else _size(image_size)
     if size is not None and not single_file:
         raise InvalidInput("--image-size says what the single file takes; add --single-file")
-    if cascade.is_dir():
+    if gears is not None and not (cascade / "front.json").is_file():
+        raise InvalidInput(f"{cascade}: holds no front.json; --gears takes cascades of a front")
+    if cascade.is_dir() and gears is None:
         given = {"--out": out, "--pool": pool, "--data": data, "--split": split, "--name": name}
+        given["--gear"] = gear[0] if gear else None
         wrong = next((option for option, value in given.items() if value is not None), None)
         if wrong is not None:
             raise InvalidInput(f"{cascade}: is a bundle, for which {wrong} says nothing; leave it out")
         bundle = Bundle.open(cascade)
     else:
-        opened = Cascade.read(cascade)
+        opened, others, points = _chosen(cascade, gear or [], gears)
         where = pool_of(opened, None if pool is None else Pool.open(pool))
-        with progress("exporting", steps(opened), quiet=as_json) as advance:
+        with progress("exporting", steps(opened, others), quiet=as_json) as advance:
             bundle = export_bundle(
                 opened,
                 where,
                 out or Path("bundle"),
+                cheaper=others,
+                front=points,
                 data=data,
                 split=split,
                 samples=samples,
@@ -172,8 +198,25 @@ def _size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
+def _chosen(
+    cascade: Path, cheaper: list[Path], n_gears: int | None
+) -> "tuple[Cascade, list[Cascade], tuple[Point, ...]]":
+    """Read the cascade, the cheaper ones beside it, and the front that they come from, if there is one."""
+    from encas.cascade import Cascade
+    from encas.front import Front
+    from encas.gears import gears_of, points_of
+
+    others = [Cascade.read(path) for path in cheaper]
+    if n_gears is None:
+        return Cascade.read(cascade), others, ()
+    front = Front.open(cascade)
+    first, *between = gears_of(front, n_gears)
+    return first, [*between, *others], points_of(front)
+
+
 def _print_bundle(bundle: "Bundle", written: dict[Path, str]) -> None:
     from encas.cli.output import print_line, print_next, print_table
+    from encas.gears import figures_of
 
     rows = [
         (
@@ -191,6 +234,15 @@ def _print_bundle(bundle: "Bundle", written: dict[Path, str]) -> None:
         agree = parity.n - parity.different
         near = f", {parity.near_threshold} lie on a threshold" if parity.near_threshold else ""
         print_line(f"decides {agree} of {parity.n} images of '{parity.split}' as recorded{near}")
+    found = figures_of(bundle.gears)
+    if bundle.cheaper and found is not None:
+        print_table(
+            ("gear", "cascade", "MMACs", f"accuracy on '{found[0]}'"),
+            [
+                (str(number), str(gear), f"{figures.macs / 1e6:.4g}", f"{figures.accuracy:.4f}")
+                for number, (gear, figures) in enumerate(zip(bundle.gears, found[1], strict=True))
+            ],
+        )
     size_bytes = sum((bundle.path / file).stat().st_size for file in bundle.file.files)
     print_line(f"{bundle.path}: {len(bundle.file.files) + 1} files, {size_bytes / 1e6:.1f} MB")
     for path, use in written.items():

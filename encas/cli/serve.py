@@ -51,6 +51,14 @@ def serve_bundles(
     request_timeout_s: Annotated[
         float, typer.Option(min=0.001, help="After so long without an answer a request fails (504).")
     ] = 30.0,
+    gear_delay_ms: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="Bundles with gears: so long a queue asks for the next cheaper one, twice as long for the "
+            "one after it, and so on.",
+        ),
+    ] = 100.0,
     overload_status: Annotated[int, typer.Option(help="What a refused request gets: 503 or 429.")] = 503,
     max_body_mb: Annotated[int, typer.Option(min=1, help="The largest request that is taken, in MiB.")] = 64,
     grace_s: Annotated[
@@ -84,11 +92,15 @@ def serve_bundles(
     ```
     """
     from encas.serve import Limits, Options, serve
+    from encas.serve.gears import GearPolicy
 
     if overload_status not in (429, 503):
         raise typer.BadParameter("must be 503 or 429", param_hint="--overload-status")
     limits = Limits(
-        _stages(max_batch_size, max_queue_delay_ms, max_queue_size), request_timeout_s, max_body_mb * 2**20
+        _stages(max_batch_size, max_queue_delay_ms, max_queue_size),
+        request_timeout_s,
+        max_body_mb * 2**20,
+        GearPolicy(gear_delay_ms / 1e3),
     )
     options = Options(
         paths=tuple(bundles or ()),

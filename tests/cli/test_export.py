@@ -7,6 +7,7 @@ from typer.testing import CliRunner, Result
 from encas.bundle import Bundle
 from encas.cascade import Cascade, PoolReference
 from encas.cli import app
+from encas.front import Front
 from encas.pool import Pool
 
 
@@ -50,6 +51,33 @@ def test_options_reach_the_bundle(cascade_path: Path, tmp_path: Path) -> None:
     result = encas("export", cascade_path, "-o", tmp_path / "bundle", *words)
     told = json.loads(result.stdout)
     assert (told["name"], told["version"], told["parity"]["n"]) == ("handwriting", "3", 40)
+
+
+def test_gears_come_from_files_and_are_shown(cascade_path: Path, tmp_path: Path) -> None:
+    whole = Cascade.read(cascade_path)
+    whole.model_copy(update={"stages": whole.stages[-1:]}).write(tmp_path / "large.json")
+    result = encas("export", tmp_path / "large.json", "--gear", cascade_path, "-o", tmp_path / "bundle")
+    assert result.exit_code == 0, result.stderr
+    gears = [line.split() for line in result.stdout.splitlines() if line.startswith(("0 ", "1 "))]
+    figures = [gear.evaluated["val"] for gear in Bundle.open(tmp_path / "bundle").gears]
+    assert [line[-1] for line in gears] == [f"{one.accuracy:.4f}" for one in figures]
+    assert figures[0].macs > figures[1].macs
+
+
+@pytest.mark.slow
+def test_gears_of_a_front_are_the_best_of_half_the_cost_and_so_on(cascade_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    front = tmp_path / "front"
+    words = ("--pool", tmp_path / "pool", "--out", front, "--evaluations", 3000, "--seed", 1)
+    assert encas("search", *words).exit_code == 0
+    result = encas("export", front, "--gears", 3, "-o", tmp_path / "bundle")
+    assert result.exit_code == 0, result.stderr
+    bundle, found = Bundle.open(tmp_path / "bundle"), Front.open(front)
+    assert bundle.cascade.stages == found.candidates[-1].cascade.stages
+    assert len(bundle.front) == len(found.candidates)
+    assert len(bundle.gears) >= 2
+    result = encas("export", cascade_path, "--gears", 3, "-o", tmp_path / "other")
+    assert "--gears takes cascades of a front" in result.stderr
 
 
 def test_a_pool_and_images_that_were_moved_are_named(

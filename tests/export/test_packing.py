@@ -173,3 +173,27 @@ def test_a_name_for_an_endpoint_is_a_plain_word(
 ) -> None:
     with pytest.raises(InvalidInput, match=r"name 'my model': letters, digits and .* as in 'my-model'"):
         export(digits_cascade, recorded, tmp_path / "bundle", name="my model")
+
+
+def test_gears_share_their_networks_and_have_figures_of_one_split(
+    recorded: Pool, digits_cascade: Cascade, digits: Any, tmp_path: Path
+) -> None:
+    pair, alone = (
+        Cascade(stages=(Stage(member="hidden016", threshold=0.8), Stage(member="hidden064"))),
+        Cascade(stages=(Stage(member="hidden016"),)),
+    )
+    bundle = export(digits_cascade, recorded, tmp_path / "bundle", cheaper=(pair, alone))
+    assert bundle == Bundle.open(tmp_path / "bundle")
+    assert [gear.stages for gear in bundle.gears] == [g.stages for g in (digits_cascade, pair, alone)]
+    assert [member.name for member in bundle.file.members] == list(NAMES)
+    for number, gear in enumerate(bundle.gears):
+        expected = recorded_answers(gear, recorded, "test")
+        with CascadeExecutor(bundle.at_gear(number), "cpu") as executor:
+            found = executor.run(digits.images[1197:])
+        assert found.exit_stage.tolist() == expected.exit_stage.tolist()
+        on_val = recorded_answers(gear, recorded, "val")
+        assert gear.evaluated["val"].macs == on_val.macs.mean()
+        assert gear.evaluated["val"].accuracy == (on_val.label == recorded.labels("val")).mean()
+    with pytest.raises(InvalidInput, match=r"gear 2 .* name the gears by falling cost"):
+        export(digits_cascade, recorded, tmp_path / "other", cheaper=(alone, pair))
+    assert not (tmp_path / "other").exists()

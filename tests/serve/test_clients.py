@@ -261,7 +261,7 @@ def test_a_wrong_request_is_told_in_one_line(case: str, http: httpx.Client) -> N
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
         ("GET", "/v2/", 404),
         ("GET", "/v2/models/letters", 404),
         ("GET", "/v2/models/digits/versions/2", 404),

@@ -57,6 +57,46 @@ def test_survivors_of_several_requests_form_the_next_stages_batch() -> None:
     assert content(queues.take()) == (1, [("a", [0]), ("d", [0])])
 
 
+def test_gears_have_queues_of_their_own_and_the_limits_in_common() -> None:
+    clock = Clock()
+    limits = (StageLimits(4, max_queue_size=5), StageLimits(4, max_queue_size=5))
+    queues = Scheduler[str](limits, clock, n_stages=(2, 1))
+    queues.admit("a", 2, NEVER, gear=0)
+    queues.admit("b", 2, NEVER, gear=1)
+    assert queues.n_waiting == (4, 0)
+    assert queues.fill == 0.8
+    assert not queues.has_room(2, gear=1)
+    queues.put("a", 0, np.arange(2))
+    queues.put("b", 0, np.arange(2))
+    found = [queues.take() for _ in range(2)]
+    assert sorted((batch.gear, batch.parts[0].ticket) for batch in found if batch) == [(0, "a"), (1, "b")]
+    queues.put("a", 1, np.arange(1))
+    assert content(queues.take()) == (1, [("a", [0])])  # nothing of its own gear could join
+    assert queues.take() is None
+
+
+def test_what_a_gear_takes_is_expected_by_its_cost_until_it_has_run() -> None:
+    clock = Clock()
+    queues = Scheduler[str]([StageLimits(4)], clock, n_stages=(1, 1), weights=(8.0, 2.0))
+    queues.admit("a", 4, NEVER, gear=0)
+    queues.put("a", 0, np.arange(4))
+    assert queues.delay_s == 0  # nothing is known yet
+    queues.take()
+    queues.ran(4, 4.0)  # a second for each
+    queues.drop("a")
+    queues.admit("b", 3, NEVER, gear=1)
+    assert queues.delay_s == 3 * 0.25
+    # 0.75 s for what is here and a second or a quarter for another one, with half as much for caution.
+    assert not queues.has_room(1, deadline_s=2.0, gear=0)
+    assert queues.has_room(1, deadline_s=2.0, gear=1)
+    queues.put("b", 0, np.arange(3))
+    queues.take()
+    queues.ran(3, 1.5)
+    queues.drop("b")
+    queues.admit("c", 4, NEVER, gear=1)
+    assert queues.delay_s == 4 * 0.5
+
+
 def test_a_full_later_stage_comes_before_an_earlier_one() -> None:
     queues, _ = scheduler(StageLimits(1), StageLimits(1), StageLimits(1))
     for stage, ticket in enumerate("abc"):

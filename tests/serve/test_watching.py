@@ -116,7 +116,7 @@ def test_metrics_and_statistics_count_what_was_asked(http: httpx.Client) -> None
         return after[name] - before.get(name, 0)
 
     of_model = "[('model', 'digits')]"
-    first = "[('model', 'digits'), ('stage', '0')]"
+    first = "[('gear', '0'), ('model', 'digits'), ('stage', '0')]"
     assert more("encas_requests_total[('model', 'digits'), ('protocol', 'rest'), ('reason', 'ok')]") == 1
     assert more("encas_requests_total[('model', 'digits'), ('protocol', 'rest'), ('reason', 'invalid')]") == 1
     assert more("encas_requests_total[('model', ''), ('protocol', 'rest'), ('reason', 'unknown_model')]") == 1
