@@ -15,8 +15,8 @@ from encas.cascade import Answers, Rows, run_cascade
 from encas.errors import InvalidInput
 from encas.pool import SUM_TOLERANCE
 from encas.runtime.buckets import MAX_BUCKET, Buckets, Uploads, on_device, open_buckets
-from encas.runtime.images import AnyImage
-from encas.runtime.inputs import Inputs, Threads
+from encas.runtime.images import DEFAULT_LIMITS, AnyImage, Limits
+from encas.runtime.inputs import Decoding, Inputs, Threads
 from encas.runtime.preprocess import Tensor
 from encas.runtime.session import Session, choose_provider, open_session
 
@@ -49,6 +49,7 @@ class CascadeExecutor:
         clock: Callable[[], float] = time.perf_counter,
         *,
         max_bucket: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Open a session for each distinct member.
 
@@ -59,6 +60,7 @@ class CascadeExecutor:
             max_bucket: Samples of the largest batch that memory is set aside for; batches are padded to
                 powers of two below, and survivors are gathered on the device. By default 64 on a GPU; a CPU
                 gains nothing from it, and by default does without.
+            limits: Of the images that are decoded.
 
         Raises:
             InvalidInput: The bundle is broken, or the provider does not work here.
@@ -71,6 +73,7 @@ class CascadeExecutor:
         self._specs = list(dict.fromkeys(member.preprocess for member in self._members))  # the distinct ones
         self._spec_of = [self._specs.index(member.preprocess) for member in self._members]
         self._threads = Threads()
+        self._decoding = Decoding(limits)
         self._max_bucket = MAX_BUCKET if max_bucket is None and self.provider != "cpu" else max_bucket
         self._runners = {name: self._open(name) for name in dict.fromkeys(self.bundle.cascade.member_names)}
 
@@ -160,7 +163,7 @@ class CascadeExecutor:
         if isinstance(images, (str, bytes, Path)):
             raise InvalidInput("images: one image was given; put it into a list")
         if not isinstance(images, np.ndarray):
-            return Inputs(self._specs, list(images), self._threads)
+            return Inputs(self._specs, list(images), self._threads, self._decoding)
         if images.dtype == np.uint8:
             return Inputs(self._specs, _checked_pixels(images), self._threads)
         return self._ready(images)
@@ -202,7 +205,9 @@ class CascadeExecutor:
     def _session(self, name: str) -> Session:
         member = self.bundle.member(name)
         path = self.bundle.path / member.file
-        session = open_session(path, self.provider, member.output)
+        session = open_session(
+            self.bundle.content(member.file), self.provider, member.output, place=str(path)
+        )
         found = tuple(session.sample_shape)
         if any(
             side not in (None, wanted) for side, wanted in zip(found, member.preprocess.shape, strict=True)
@@ -255,7 +260,9 @@ class CascadeExecutor:
             raise InvalidInput(f"{self.bundle.path}: '{name}' answered {probs.shape}, not {expected}")
 
 
-def open_executor(bundle: Bundle | Path | str, provider: str | None = None) -> CascadeExecutor:
+def open_executor(
+    bundle: Bundle | Path | str, provider: str | None = None, *, limits: Limits = DEFAULT_LIMITS
+) -> CascadeExecutor:
     """Open a bundle to answer with, on a provider that its members are made for.
 
     An export is checked on a CPU whatever its precision, which `CascadeExecutor` allows.
@@ -271,7 +278,7 @@ def open_executor(bundle: Bundle | Path | str, provider: str | None = None) -> C
             f"{bundle.path}: member '{half}' is in fp16, which a CPU computes slower than fp32; use "
             "--provider cuda, or export a cascade of fp32 and int8 members"
         )
-    return CascadeExecutor(bundle, provider)
+    return CascadeExecutor(bundle, provider, limits=limits)
 
 
 def _checked_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:

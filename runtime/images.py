@@ -1,6 +1,7 @@
 """From an image in any of the forms that users have to decoded pixels."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,21 @@ class Limits:
     pixels: int = 64_000_000  # 192 MB once decoded
     # Longer side to shorter: fitting the shorter one to a network would make the longer one huge.
     aspect: int = 100
+    batch_pixels: int | None = None  # of all images of one call together
+    kept_pixels: int | None = None  # of all calls together, kept for later stages; others are decoded again
 
 
 DEFAULT_LIMITS = Limits()
+Admit = Callable[[int], None]  # is told how many pixels are about to be decoded; what it raises is raised
 
 
-def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMITS) -> pillow.Image:
+def _admit_all(_pixels: int) -> None:
+    pass
+
+
+def decode(
+    image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMITS, admit: Admit = _admit_all
+) -> pillow.Image:
     """Decode an image as timm's and torchvision's image folders do.
 
     Encoded images become RGB by Pillow's `convert`: alpha is dropped, palettes and CMYK are resolved, and
@@ -50,6 +60,7 @@ def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMIT
         image: Anything of `AnyImage`; an array (h, w) stays grayscale.
         place: What an error calls an image that has no path.
         limits: Checked before decoding.
+        admit: Asked before decoding.
 
     Raises:
         InvalidInput: No such file, no image, a truncated or too large one.
@@ -60,9 +71,9 @@ def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMIT
     if isinstance(image, np.ndarray):
         return _from_array(image, place, limits)
     if isinstance(image, bytes):
-        return _decode(image, place, limits)
+        return _decode(image, place, limits, admit)
     if isinstance(image, (str, Path)):
-        return _decode(_read(Path(image), limits), str(image), limits)
+        return _decode(_read(Path(image), limits), str(image), limits, admit)
     raise InvalidInput(
         f"{place}: must be bytes, a path, uint8 pixels (h, w) or (h, w, 3), or an image of Pillow, "
         f"is {type(image).__name__}"
@@ -79,11 +90,11 @@ def _read(path: Path, limits: Limits) -> bytes:
         raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
+def _decode(content: bytes, place: str, limits: Limits, admit: Admit) -> pillow.Image:
     if len(content) > limits.encoded_bytes:
         raise TooLarge(f"{place}: more than {limits.encoded_bytes} bytes; use a smaller file")
     if content.startswith(_JPEG):
-        image = _sound_jpeg(content, place, limits)
+        image = _sound_jpeg(content, place, limits, admit)
         if image is not None:
             return image
     try:
@@ -96,10 +107,11 @@ def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
     except Exception as error:  # a decoder that is fed garbage raises whatever it likes
         raise InvalidInput(f"{place}: is no whole image: {_first_line(error)}") from None
     _check_pixels(image.size, place, limits)
+    admit(image.width * image.height)
     return _loaded(image, place)
 
 
-def _sound_jpeg(content: bytes, place: str, limits: Limits) -> pillow.Image | None:
+def _sound_jpeg(content: bytes, place: str, limits: Limits, admit: Admit) -> pillow.Image | None:
     """Decode a JPEG file that gives no cause for a warning; None leaves the others to Pillow.
 
     Both decoders are libjpeg-turbo with the same settings, so the pixels are the same. CMYK is Pillow's to
@@ -112,6 +124,7 @@ def _sound_jpeg(content: bytes, place: str, limits: Limits) -> pillow.Image | No
     if colours not in _JPEG_COLOURS:
         return None
     _check_pixels((width, height), place, limits)
+    admit(width * height)
     try:
         pixels = simplejpeg.decode_jpeg(content, colorspace="RGBX")
     except ValueError:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from encas.bundle import Bundle
 from encas.errors import TooLarge
+from encas.serve.bodies import Bodies, Held
 from encas.serve.model import INPUT, OUTPUTS
 from encas.serve.protocol import (
     HEADER_LENGTH,
@@ -22,7 +23,7 @@ from encas.serve.protocol import (
     encode_response,
     parse_request,
 )
-from encas.serve.refusals import FAILED, ClientGone, SlowClient, kind_of, message_of, status_of
+from encas.serve.refusals import FAILED, ClientGone, kind_of, message_of, status_of
 from encas.serve.service import Question, Service
 
 REASON = "encas-reason"  # header with the machine-readable reason of an error
@@ -110,18 +111,15 @@ class InferFront:
         self, question: Question, headers: Headers, receive: Receive
     ) -> tuple[bytes, int | None]:
         service = self._service
-        with service.observed(question) as seen:
+        with service.observed(question) as seen, service.bodies.held() as held:
             service.check(question.model, question.version)
-            try:
-                async with asyncio.timeout(service.limits.request_timeout_s):
-                    body = await read_body(receive, headers, service.limits.max_body_bytes)
-            except TimeoutError:
-                raise SlowClient("the body did not come in time") from None
+            body = await read_body(receive, headers, service.limits.max_body_bytes, service.bodies, held)
             header_length, encoding = headers.get(_HEADER_LENGTH), headers.get("content-encoding")
             most = service.limits.max_body_bytes
 
             def parse(_bundle: Bundle) -> InferRequest:
                 plain = decompress(body, encoding, most)
+                held.unpack(len(plain) - len(body) if plain is not body else 0)
                 return parse_request(plain, header_length, input_name=INPUT, output_names=tuple(OUTPUTS))
 
             heavy = encoding is not None or _json_bytes(header_length, len(body)) > _LIGHT_BYTES
@@ -137,26 +135,30 @@ class InferFront:
             return await asyncio.get_running_loop().run_in_executor(service.pool, write)
 
 
-async def read_body(receive: Receive, headers: Headers, max_bytes: int) -> bytes:
+async def read_body(receive: Receive, headers: Headers, max_bytes: int, bodies: Bodies, held: Held) -> bytes:
     """Read a body as it is, whatever its content type: clients of the protocol send none.
 
     Raises:
         TooLarge: It is, or says that it will be.
+        SlowClient: It did not come in time.
+        Overloaded: There is no memory for it.
         ClientGone: The client hung up.
     """
     said = headers.get("content-length", "")
     n_bytes, chunks, more = 0, [], True
     if said.isdigit() and int(said) > max_bytes:
         raise TooLarge(f"the body has {said[:20]} bytes; at most {max_bytes} are taken")
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunks.append(message.get("body", b""))
-        n_bytes += len(chunks[-1])
-        if n_bytes > max_bytes:
-            raise TooLarge(f"the body has {n_bytes} bytes or more; at most {max_bytes} are taken")
-        more = message.get("more_body", False)
+    async with bodies.coming(held):
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunks.append(message.get("body", b""))
+            n_bytes += len(chunks[-1])
+            if n_bytes > max_bytes:
+                raise TooLarge(f"the body has {n_bytes} bytes or more; at most {max_bytes} are taken")
+            held.take(len(chunks[-1]))
+            more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -108,7 +108,7 @@ def run_worker(
 
 def _warm_executor(bundle: Bundle, options: Options) -> CascadeExecutor:
     """Open a bundle, and run it once, so that the first requests do not wait for memory and compilers."""
-    executor = open_executor(bundle, options.provider)
+    executor = open_executor(bundle, options.provider, limits=options.limits.images)
     try:
         executor.warm_up(max(stage.max_batch_size for stage in options.limits.of(len(bundle.cascade.stages))))
     except BaseException:
