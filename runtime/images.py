@@ -18,6 +18,7 @@ AnyImage = bytes | str | Path | NDArray[np.uint8] | pillow.Image
 
 # Those of encas.data.IMAGE_SUFFIXES. Pillow knows more, and runs Ghostscript on some of them.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_TILE_TAGS = (322, 323)  # of TIFF: width and length
 _JPEG = b"\xff\xd8\xff"
 _JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
 
@@ -107,8 +108,17 @@ def _decode(content: bytes, place: str, limits: Limits, admit: Admit) -> pillow.
     except Exception as error:  # a decoder that is fed garbage raises whatever it likes
         raise InvalidInput(f"{place}: is no whole image: {_first_line(error)}") from None
     _check_pixels(image.size, place, limits)
+    if _tile_pixels(image) > limits.pixels:  # each is unpacked as a whole, however small the image is
+        raise TooLarge(f"{place}: has tiles of more than {limits.pixels} pixels; store it without")
     admit(image.width * image.height)
     return _loaded(image, place)
+
+
+def _tile_pixels(image: pillow.Image) -> int:
+    """Pixels of a tile of a TIFF file, 0 for others."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(number, 0) for number in _TILE_TAGS)
+    return int(width) * int(height) if isinstance(width, int) and isinstance(height, int) else 0
 
 
 def _sound_jpeg(content: bytes, place: str, limits: Limits, admit: Admit) -> pillow.Image | None:

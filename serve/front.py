@@ -7,12 +7,14 @@ everything else to the application, which documents these two as well.
 import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from encas.bundle import Bundle
 from encas.errors import TooLarge
+from encas.serve.access import Tokens
 from encas.serve.bodies import Bodies, Held
 from encas.serve.model import INPUT, OUTPUTS
 from encas.serve.protocol import (
@@ -23,12 +25,14 @@ from encas.serve.protocol import (
     encode_response,
     parse_request,
 )
-from encas.serve.refusals import FAILED, ClientGone, kind_of, message_of, status_of
+from encas.serve.refusals import FAILED, ClientGone, Unauthorized, kind_of, message_of, status_of
 from encas.serve.service import Question, Service
 
 REASON = "encas-reason"  # header with the machine-readable reason of an error
 REQUEST_ID = "x-request-id"
 TRACE_HEADERS = ("traceparent", "tracestate")
+# What tells nothing of the models, and is asked by those who watch over processes and have no token.
+_OPEN = ("/v2/health/live", "/v2/health/ready")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _LIGHT_BYTES = 16_384  # of JSON, which is read in the event loop
 _HEADER_LENGTH = HEADER_LENGTH.lower()
@@ -43,6 +47,43 @@ class Failed(Protocol):
     def __call__(self, error: Exception) -> None:
         """Note it."""
         ...
+
+
+class Door:
+    """ASGI middleware that lets those in who have a token."""
+
+    def __init__(self, app: ASGIApp, service: Service, tokens: Tokens) -> None:
+        """Stand before an application.
+
+        Args:
+            app: Answers those who are let in.
+            service: Counts those who are not.
+            tokens: Open it.
+        """
+        self._app, self._service, self._tokens = app, service, tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let somebody in, or answer before anything of the body is read."""
+        if scope["type"] == "http" and scope["path"] not in _OPEN:
+            sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+            if len(sent) > 1 or not self._tokens.allow(sent[0] if sent else None):
+                await self._refuse(send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _refuse(self, send: Send) -> None:
+        error = Unauthorized()
+        with suppress(Unauthorized), self._service.observed(Question("rest", "", None)):
+            raise error
+        content = encode_error(message_of(error))
+        headers = [
+            *error_headers(error),
+            (b"www-authenticate", b"Bearer"),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": kind_of(error).status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
 
 
 class InferFront:

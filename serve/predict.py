@@ -1,5 +1,6 @@
 """`POST /predict`: an image file in, a readable answer out, for people with curl."""
 
+import logging
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
@@ -18,6 +19,7 @@ from encas.serve.service import Answer, Question, Service
 from encas.serve.tensor import Tensor
 
 _MOST_FILES = 64
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that is none
 
 
 class Prediction(FileModel):
