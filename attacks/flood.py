@@ -1,4 +1,4 @@
-"""Many hostile requests of every kind at once: bad lengths, types and images, bombs, deep JSON, slow senders."""
+"""Many hostile requests of every kind: bad lengths, types and images, bombs, deep JSON, slow senders."""
 
 import collections
 import gzip
@@ -12,7 +12,7 @@ import zlib
 from target import Target, png, run
 
 N_CLIENTS = 8
-_SLOW = 0.002  # share of requests that are sent slowly
+SLOW, BOMBS = 0.002, 0.01  # shares of requests that are sent slowly, and that cost much to find out
 WARM_UP = 0.2  # share of requests after which memory is first looked at
 
 
@@ -34,6 +34,7 @@ class Hostile:
 
         raw = {"Inference-Header-Content-Length": "0"}
         nan = body(datatype="FP32", data=[float("nan")] * 4)
+        self._bomb = ("gzip bomb", zeros, {"Content-Encoding": "gzip"})
         self._kinds: list[tuple[str, bytes, dict[str, str]]] = [
             ("wrong dtype", body(datatype="FP64"), {}),
             ("wrong shape", body(shape=[9, 9, 9]), {}),
@@ -43,7 +44,6 @@ class Hostile:
             ("deep JSON", b"[" * 20_000, {}),
             ("deep objects", b'{"a":' * 5_000, {}),
             ("no JSON", self.random.randbytes(500), {}),
-            ("gzip bomb", zeros, {"Content-Encoding": "gzip"}),
             ("half of gzip", zeros[:1000], {"Content-Encoding": "gzip"}),
             ("no gzip", b"abc", {"Content-Encoding": "gzip"}),
             ("image bomb", large, raw),
@@ -59,8 +59,10 @@ class Hostile:
         """Send so many."""
         for _ in range(n_requests):
             draw = self.random.random()
-            if draw < _SLOW:
+            if draw < SLOW:
                 self._slow()
+            elif draw < SLOW + BOMBS:
+                self._one(*self._bomb)
             elif draw < 0.05:
                 self._bad_length()
             else:
