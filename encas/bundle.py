@@ -168,6 +168,17 @@ class Bundle:
                 return member
         raise InvalidInput(f"{self.path}: the cascade names a member '{name}' that the bundle lacks")
 
+    def content(self, name: str) -> bytes:
+        """Read a file of the bundle, and verify what was read: it may have been exchanged since `open`.
+
+        Raises:
+            InvalidInput: It is not there, or is not what `bundle.json` lists.
+        """
+        path = _inside(self.path, name)
+        content = path.read_bytes()
+        _compare(path, hashlib.sha256(content).hexdigest(), self.file.files.get(name))
+        return content
+
     @property
     def gear_members(self) -> tuple[BundleMember, ...]:
         """Every network that any gear runs, once."""
@@ -181,13 +192,22 @@ class Bundle:
 
 
 def _verify(folder: Path, name: str, digest: str) -> None:
+    path = _inside(folder, name)
+    _compare(path, sha256_of(path), digest)
+
+
+def _inside(folder: Path, name: str) -> Path:
     path = folder / name
-    if not path.is_file():
+    if not path.is_file():  # nor a pipe, which would be waited for
         raise InvalidInput(f"{path}: the bundle lists this file, and it is not there")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InvalidInput(f"{path}: is a link that leads out of the bundle")
-    found = sha256_of(path)
-    if found != digest:
+    return path
+
+
+def _compare(path: Path, found: str, digest: str | None) -> None:
+    """Compare digests; None: a bundle that was never written lists none."""
+    if digest is not None and found != digest:
         raise InvalidInput(
             f"{path}: changed since it was exported (sha256 {found[:12]}, bundle.json says "
             f"{digest[:12]}); export again"

@@ -16,8 +16,8 @@ from encas.cascade import Answers, Cascade, Rows, run_cascade
 from encas.errors import InvalidInput
 from encas.pool import SUM_TOLERANCE
 from encas.runtime.buckets import MAX_BUCKET, Buckets, Uploads, on_device, open_buckets
-from encas.runtime.images import AnyImage
-from encas.runtime.inputs import Inputs, Threads
+from encas.runtime.images import DEFAULT_LIMITS, AnyImage, Limits
+from encas.runtime.inputs import Decoding, Inputs, Threads
 from encas.runtime.preprocess import Tensor
 from encas.runtime.session import Session, choose_provider, open_session
 
@@ -51,6 +51,7 @@ class CascadeExecutor:
         *,
         max_bucket: int | None = None,
         cuda_graphs: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Open a session for each distinct member.
 
@@ -62,6 +63,7 @@ class CascadeExecutor:
                 powers of two below, and survivors are gathered on the device. By default 64 on a GPU; a CPU
                 gains nothing from it, and by default does without.
             cuda_graphs: Capture every such batch as a CUDA graph; a try, see docs/latency.md.
+            limits: Of the images that are decoded.
 
         Raises:
             InvalidInput: The bundle is broken, or the provider does not work here.
@@ -70,6 +72,7 @@ class CascadeExecutor:
         self.provider = choose_provider(provider)
         self._clock = clock
         self._threads = Threads()
+        self._decoding = Decoding(limits)
         self._max_bucket = MAX_BUCKET if max_bucket is None and self.provider != "cpu" else max_bucket
         self._cuda_graphs = cuda_graphs
         self._runners: dict[str, Session | Buckets] = {}
@@ -181,7 +184,7 @@ class CascadeExecutor:
         if isinstance(images, (str, bytes, Path)):
             raise InvalidInput("images: one image was given; put it into a list")
         if not isinstance(images, np.ndarray):
-            return Inputs(self._specs, list(images), self._threads)
+            return Inputs(self._specs, list(images), self._threads, self._decoding)
         if images.dtype == np.uint8:
             return Inputs(self._specs, _checked_pixels(images), self._threads)
         return self._ready(images)
@@ -229,7 +232,9 @@ class CascadeExecutor:
     def _session(self, name: str) -> Session:
         member = self.bundle.member(name)
         path = self.bundle.path / member.file
-        session = open_session(path, self.provider, member.output)
+        session = open_session(
+            self.bundle.content(member.file), self.provider, member.output, place=str(path)
+        )
         found = tuple(session.sample_shape)
         if any(
             side not in (None, wanted) for side, wanted in zip(found, member.preprocess.shape, strict=True)
@@ -282,7 +287,9 @@ class CascadeExecutor:
             raise InvalidInput(f"{self.bundle.path}: '{name}' answered {probs.shape}, not {expected}")
 
 
-def open_executor(bundle: Bundle | Path | str, provider: str | None = None) -> CascadeExecutor:
+def open_executor(
+    bundle: Bundle | Path | str, provider: str | None = None, *, limits: Limits = DEFAULT_LIMITS
+) -> CascadeExecutor:
     """Open a bundle to answer with, on a provider that its members are made for.
 
     An export is checked on a CPU whatever its precision, which `CascadeExecutor` allows.
@@ -298,7 +305,7 @@ def open_executor(bundle: Bundle | Path | str, provider: str | None = None) -> C
             f"{bundle.path}: member '{half}' is in fp16, which a CPU computes slower than fp32; use "
             "--provider cuda, or export a cascade of fp32 and int8 members"
         )
-    return CascadeExecutor(bundle, provider)
+    return CascadeExecutor(bundle, provider, limits=limits)
 
 
 def _checked_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """From an image in any of the forms that users have to decoded pixels."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ AnyImage = bytes | str | Path | NDArray[np.uint8] | pillow.Image
 
 # Those of encas.data.IMAGE_SUFFIXES. Pillow knows more, and runs Ghostscript on some of them.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_TILE_TAGS = (322, 323)  # of TIFF: width and length
 _JPEG = b"\xff\xd8\xff"
 _JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
 
@@ -33,12 +35,21 @@ class Limits:
     pixels: int = 64_000_000  # 192 MB once decoded
     # Longer side to shorter: fitting the shorter one to a network would make the longer one huge.
     aspect: int = 100
+    batch_pixels: int | None = None  # of all images of one call together
+    kept_pixels: int | None = None  # of all calls together, kept for later stages; others are decoded again
 
 
 DEFAULT_LIMITS = Limits()
+Admit = Callable[[int], None]  # is told how many pixels are about to be decoded; what it raises is raised
 
 
-def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMITS) -> pillow.Image:
+def _admit_all(_pixels: int) -> None:
+    pass
+
+
+def decode(
+    image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMITS, admit: Admit = _admit_all
+) -> pillow.Image:
     """Decode an image as timm's and torchvision's image folders do.
 
     Encoded images become RGB by Pillow's `convert`: alpha is dropped, palettes and CMYK are resolved, and
@@ -50,6 +61,7 @@ def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMIT
         image: Anything of `AnyImage`; an array (h, w) stays grayscale.
         place: What an error calls an image that has no path.
         limits: Checked before decoding.
+        admit: Asked before decoding.
 
     Raises:
         InvalidInput: No such file, no image, a truncated or too large one.
@@ -60,9 +72,9 @@ def decode(image: AnyImage, place: str = "image", limits: Limits = DEFAULT_LIMIT
     if isinstance(image, np.ndarray):
         return _from_array(image, place, limits)
     if isinstance(image, bytes):
-        return _decode(image, place, limits)
+        return _decode(image, place, limits, admit)
     if isinstance(image, (str, Path)):
-        return _decode(_read(Path(image), limits), str(image), limits)
+        return _decode(_read(Path(image), limits), str(image), limits, admit)
     raise InvalidInput(
         f"{place}: must be bytes, a path, uint8 pixels (h, w) or (h, w, 3), or an image of Pillow, "
         f"is {type(image).__name__}"
@@ -79,11 +91,11 @@ def _read(path: Path, limits: Limits) -> bytes:
         raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
+def _decode(content: bytes, place: str, limits: Limits, admit: Admit) -> pillow.Image:
     if len(content) > limits.encoded_bytes:
         raise TooLarge(f"{place}: more than {limits.encoded_bytes} bytes; use a smaller file")
     if content.startswith(_JPEG):
-        image = _sound_jpeg(content, place, limits)
+        image = _sound_jpeg(content, place, limits, admit)
         if image is not None:
             return image
     try:
@@ -96,10 +108,20 @@ def _decode(content: bytes, place: str, limits: Limits) -> pillow.Image:
     except Exception as error:  # a decoder that is fed garbage raises whatever it likes
         raise InvalidInput(f"{place}: is no whole image: {_first_line(error)}") from None
     _check_pixels(image.size, place, limits)
+    if _tile_pixels(image) > limits.pixels:  # each is unpacked as a whole, however small the image is
+        raise TooLarge(f"{place}: has tiles of more than {limits.pixels} pixels; store it without")
+    admit(image.width * image.height)
     return _loaded(image, place)
 
 
-def _sound_jpeg(content: bytes, place: str, limits: Limits) -> pillow.Image | None:
+def _tile_pixels(image: pillow.Image) -> int:
+    """Pixels of a tile of a TIFF file, 0 for others."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(number, 0) for number in _TILE_TAGS)
+    return int(width) * int(height) if isinstance(width, int) and isinstance(height, int) else 0
+
+
+def _sound_jpeg(content: bytes, place: str, limits: Limits, admit: Admit) -> pillow.Image | None:
     """Decode a JPEG file that gives no cause for a warning; None leaves the others to Pillow.
 
     Both decoders are libjpeg-turbo with the same settings, so the pixels are the same. CMYK is Pillow's to
@@ -112,6 +134,7 @@ def _sound_jpeg(content: bytes, place: str, limits: Limits) -> pillow.Image | No
     if colours not in _JPEG_COLOURS:
         return None
     _check_pixels((width, height), place, limits)
+    admit(width * height)
     try:
         pixels = simplejpeg.decode_jpeg(content, colorspace="RGBX")
     except ValueError:

@@ -2,6 +2,8 @@
 
 import math
 import os
+import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -11,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image as pillow
 
 from encas.cascade import Rows
+from encas.errors import InvalidInput, TooLarge
 from encas.preprocess import Preprocess
-from encas.runtime.images import AnyImage, decode
+from encas.runtime.images import DEFAULT_LIMITS, AnyImage, Limits, decode
 from encas.runtime.preprocess import Tensor, keeps_size, normalise, prepare_into
 
 # Parts of a batch for each thread: images differ, and a thread that is done early takes another part.
@@ -57,6 +60,32 @@ class Threads:
         self._pool.shutdown(wait=False)
 
 
+class Decoding:
+    """What the calls of one executor may decode and keep; they share this."""
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        """Begin with nothing kept."""
+        self.limits = limits
+        self._lock = threading.Lock()
+        self._n_kept = 0
+
+    def keeps(self, pixels: int, kept: list[int]) -> bool:
+        """Whether so many more pixels may be kept; they are then counted, and noted in `kept`."""
+        most = self.limits.kept_pixels
+        with self._lock:
+            if most is not None and self._n_kept + pixels > most:
+                return False
+            self._n_kept += pixels
+            kept.append(pixels)
+        return True
+
+    def release(self, kept: list[int]) -> None:
+        """Count what was noted as kept no more."""
+        with self._lock:
+            self._n_kept -= sum(kept)
+            kept.clear()
+
+
 class Inputs:
     """The images of one call, prepared when a stage first asks, and only for the rows that it asks for.
 
@@ -69,8 +98,14 @@ class Inputs:
         specs: Sequence[Preprocess],
         images: Sequence[AnyImage] | NDArray[np.uint8],
         threads: Threads,
+        decoding: Decoding | None = None,
     ) -> None:
         self.n = len(images)
+        self._decoding = decoding or Decoding()
+        self._admitted: dict[int, int] = {}  # row -> its pixels
+        self._stopped = False
+        self._kept: list[int] = []
+        weakref.finalize(self, self._decoding.release, self._kept)
         self.n_resized = 0
         self._specs = specs
         # Pillow's images read their file when first used, which two threads must not do to the same one.
@@ -90,6 +125,10 @@ class Inputs:
         inputs = cls([spec], np.empty((len(tensor), 0, 0), np.uint8), threads)
         inputs._prepared[0] = (np.arange(len(tensor)), tensor)
         return inputs
+
+    def stop(self) -> None:
+        """Decode nothing more, since nobody waits for it; what is under way in other threads then fails."""
+        self._stopped = True
 
     def tensor(self, which: int, rows: Rows) -> Tensor:
         """Return the samples of some rows; a later call asks for the same rows or for fewer."""
@@ -113,6 +152,7 @@ class Inputs:
     def _prepare(self, spec: Preprocess, rows: Rows) -> Tensor:
         is_last = len(self._prepared) + 1 == len(self._specs)
         decoded, self._decoded = self._decoded, {}  # the other rows are done with
+        self._decoding.release(self._kept)
         return self._made(spec, rows, decoded, keep=not is_last)
 
     def _made(
@@ -128,13 +168,30 @@ class Inputs:
         def work(part: range) -> None:
             for at in part:
                 row = int(rows[at])
-                image = decoded[row] if row in decoded else decode(images[row], f"image {row}")
-                if keep:
+                image = decoded[row] if row in decoded else self._decode(row)
+                if keep and row not in self._decoded and self._keeps(image):
                     self._decoded[row] = image
                 prepare_into(tensor[at], image, spec)
 
         self._threads.for_parts(len(rows), math.prod(spec.shape), work)
         return tensor
+
+    def _decode(self, row: int) -> pillow.Image:
+        def admit(pixels: int) -> None:
+            if self._stopped:
+                raise InvalidInput("the call was given up")
+            self._admitted[row] = pixels
+            most = self._decoding.limits.batch_pixels
+            if most is not None and sum(list(self._admitted.values())) > most:
+                raise TooLarge(
+                    f"image {row}: with it, the images of this request have more than {most} pixels; "
+                    "send fewer at a time, or smaller ones"
+                )
+
+        return decode(self._images[row], f"image {row}", self._decoding.limits, admit)
+
+    def _keeps(self, image: pillow.Image) -> bool:
+        return self._decoding.keeps(image.width * image.height, self._kept)
 
 
 def _read(image: AnyImage, row: int) -> AnyImage:

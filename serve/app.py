@@ -18,8 +18,9 @@ from encas.bundle import Bundle
 from encas.errors import EncasError
 from encas.runtime.executor import CascadeExecutor
 from encas.serve import openapi, predict, repository, routes, web
+from encas.serve.access import Tokens
 from encas.serve.engine import StageExecutor
-from encas.serve.front import InferFront, error_headers
+from encas.serve.front import Door, InferFront, error_headers
 from encas.serve.limits import Limits
 from encas.serve.live import Live
 from encas.serve.metrics import Metrics
@@ -52,6 +53,7 @@ def create_app(
     limits: Limits | None = None,
     repository_path: Path | None = None,
     overload_status: int = 503,
+    tokens: Tokens | None = None,
     observers: Sequence[Observer] = (),
 ) -> FastAPI:
     """Make the application; it loads the bundles when a server starts it, and is live meanwhile.
@@ -65,6 +67,7 @@ def create_app(
         limits: Sizes, times and how requests are batched.
         repository_path: Folder of bundles that clients may load by name.
         overload_status: Of HTTP, where there are too many requests: 503 or 429.
+        tokens: One of which every request must bring, except those after the server's health.
         observers: Told of every request and batch, besides metrics and statistics.
 
     Raises:
@@ -105,6 +108,8 @@ def create_app(
     predict.add(app, service)
     web.add(app, service, live)
     app.add_middleware(InferFront, service=service, overload_status=overload_status, failed=log_failure)
+    if tokens is not None and tokens.digests:
+        app.add_middleware(Door, service=service, tokens=tokens)  # added last: it comes first
     openapi.complete(app)
     return app
 

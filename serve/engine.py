@@ -278,6 +278,8 @@ class Engine:
             return await work.future
         finally:
             timer.cancel()
+            if work.inputs is not None:
+                work.inputs.stop()
             with self._changed:
                 if self._queues.drop(work):
                     self._changed.notify()

@@ -7,12 +7,15 @@ everything else to the application, which documents these two as well.
 import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from encas.bundle import Bundle
 from encas.errors import TooLarge
+from encas.serve.access import Tokens
+from encas.serve.bodies import Bodies, Held
 from encas.serve.model import INPUT, outputs_for
 from encas.serve.protocol import (
     HEADER_LENGTH,
@@ -22,12 +25,14 @@ from encas.serve.protocol import (
     encode_response,
     parse_request,
 )
-from encas.serve.refusals import FAILED, ClientGone, SlowClient, kind_of, message_of, status_of
+from encas.serve.refusals import FAILED, ClientGone, Unauthorized, kind_of, message_of, status_of
 from encas.serve.service import Question, Service
 
 REASON = "encas-reason"  # header with the machine-readable reason of an error
 REQUEST_ID = "x-request-id"
 TRACE_HEADERS = ("traceparent", "tracestate")
+# What tells nothing of the models, and is asked by those who watch over processes and have no token.
+_OPEN = ("/v2/health/live", "/v2/health/ready")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _LIGHT_BYTES = 16_384  # of JSON, which is read in the event loop
 _HEADER_LENGTH = HEADER_LENGTH.lower()
@@ -42,6 +47,43 @@ class Failed(Protocol):
     def __call__(self, error: Exception) -> None:
         """Note it."""
         ...
+
+
+class Door:
+    """ASGI middleware that lets those in who have a token."""
+
+    def __init__(self, app: ASGIApp, service: Service, tokens: Tokens) -> None:
+        """Stand before an application.
+
+        Args:
+            app: Answers those who are let in.
+            service: Counts those who are not.
+            tokens: Open it.
+        """
+        self._app, self._service, self._tokens = app, service, tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let somebody in, or answer before anything of the body is read."""
+        if scope["type"] == "http" and scope["path"] not in _OPEN:
+            sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+            if len(sent) > 1 or not self._tokens.allow(sent[0] if sent else None):
+                await self._refuse(send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _refuse(self, send: Send) -> None:
+        error = Unauthorized()
+        with suppress(Unauthorized), self._service.observed(Question("rest", "", None)):
+            raise error
+        content = encode_error(message_of(error))
+        headers = [
+            *error_headers(error),
+            (b"www-authenticate", b"Bearer"),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": kind_of(error).status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
 
 
 class InferFront:
@@ -110,18 +152,15 @@ class InferFront:
         self, question: Question, headers: Headers, receive: Receive
     ) -> tuple[bytes, int | None]:
         service = self._service
-        with service.observed(question) as seen:
+        with service.observed(question) as seen, service.bodies.held() as held:
             service.check(question.model, question.version)
-            try:
-                async with asyncio.timeout(service.limits.request_timeout_s):
-                    body = await read_body(receive, headers, service.limits.max_body_bytes)
-            except TimeoutError:
-                raise SlowClient("the body did not come in time") from None
+            body = await read_body(receive, headers, service.limits.max_body_bytes, service.bodies, held)
             header_length, encoding = headers.get(_HEADER_LENGTH), headers.get("content-encoding")
             most = service.limits.max_body_bytes
 
             def parse(bundle: Bundle) -> InferRequest:
                 plain, names = decompress(body, encoding, most), tuple(outputs_for(bundle))
+                held.unpack(len(plain) - len(body) if plain is not body else 0)
                 return parse_request(plain, header_length, input_name=INPUT, output_names=names)
 
             heavy = encoding is not None or _json_bytes(header_length, len(body)) > _LIGHT_BYTES
@@ -137,26 +176,30 @@ class InferFront:
             return await asyncio.get_running_loop().run_in_executor(service.pool, write)
 
 
-async def read_body(receive: Receive, headers: Headers, max_bytes: int) -> bytes:
+async def read_body(receive: Receive, headers: Headers, max_bytes: int, bodies: Bodies, held: Held) -> bytes:
     """Read a body as it is, whatever its content type: clients of the protocol send none.
 
     Raises:
         TooLarge: It is, or says that it will be.
+        SlowClient: It did not come in time.
+        Overloaded: There is no memory for it.
         ClientGone: The client hung up.
     """
     said = headers.get("content-length", "")
     n_bytes, chunks, more = 0, [], True
     if said.isdigit() and int(said) > max_bytes:
         raise TooLarge(f"the body has {said[:20]} bytes; at most {max_bytes} are taken")
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunks.append(message.get("body", b""))
-        n_bytes += len(chunks[-1])
-        if n_bytes > max_bytes:
-            raise TooLarge(f"the body has {n_bytes} bytes or more; at most {max_bytes} are taken")
-        more = message.get("more_body", False)
+    async with bodies.coming(held):
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunks.append(message.get("body", b""))
+            n_bytes += len(chunks[-1])
+            if n_bytes > max_bytes:
+                raise TooLarge(f"the body has {n_bytes} bytes or more; at most {max_bytes} are taken")
+            held.take(len(chunks[-1]))
+            more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

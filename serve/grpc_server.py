@@ -3,15 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from encas.bundle import Bundle
-from encas.errors import InvalidInput
+from encas.errors import InvalidInput, TooLarge
+from encas.serve.access import Certificate, Tokens
 from encas.serve.front import REASON, REQUEST_ID, TRACE_HEADERS
+from encas.serve.grpc_guard import Door, check_parts, read_message
 from encas.serve.grpc_messages import CALLS, SERVICE, message
 from encas.serve.grpc_protocol import read_request, write_response
 from encas.serve.model import INPUT, outputs_for
@@ -24,6 +28,8 @@ from encas.serve.statistics import ModelStatistics, Statistics
 
 _log = logging.getLogger("encas.serve")
 _OVERHEAD_BYTES = 65_536  # of a message, besides what counts as the body
+_MOST_STREAMS = 256  # of one connection
+_MOST_METADATA_BYTES = 65_536  # as the head of a request of HTTP
 _HEAVY_BYTES = 16_384  # of numbers one by one, which are read in a thread
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
@@ -32,28 +38,42 @@ Handler = Callable[[Any, Any], Awaitable[Any]]
 class GrpcServer:
     """Runs while the event loop does."""
 
-    def __init__(self, service: Service, statistics: Statistics, *, reuse_port: bool = False) -> None:
+    def __init__(
+        self,
+        service: Service,
+        statistics: Statistics,
+        *,
+        reuse_port: bool = False,
+        tokens: Tokens | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
         """Make the server; `start` opens its port.
 
         Args:
             service: Answers.
             statistics: Of the same service.
             reuse_port: Whether other processes listen on the same port.
+            tokens: One of which every call must bring, except those of the health service.
+            certificate: For TLS.
         """
         most = service.limits.max_body_bytes + _OVERHEAD_BYTES
-        self._service = service
+        self._service, self._certificate = service, certificate
         self._server = grpc.aio.server(
+            interceptors=[Door(tokens, _refuse_counted(service))] if tokens and tokens.digests else [],
             options=[
                 ("grpc.max_receive_message_length", most),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", int(reuse_port)),
-            ]
+                ("grpc.max_concurrent_streams", _MOST_STREAMS),
+                ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", _MOST_METADATA_BYTES),
+            ],
         )
         calls = _Calls(service, statistics)
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                _guarded(getattr(calls, name)),
-                request_deserializer=message(f"{name}Request").FromString,
+        handlers: dict[str, Any] = {
+            # As if of a stream: a message is read when there is room for it, and not waited for for ever.
+            name: grpc.stream_unary_rpc_method_handler(
+                _guarded(_reading(name, getattr(calls, name), service)),
                 response_serializer=message(f"{name}Response").SerializeToString,
             )
             for name in CALLS
@@ -70,7 +90,7 @@ class GrpcServer:
         """
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            found = self._server.add_insecure_port(place)
+            found = self._add_port(place)
         except RuntimeError:
             found = 0
         if not found:
@@ -80,6 +100,12 @@ class GrpcServer:
         await self.tell()
         await self._server.start()
         return found
+
+    def _add_port(self, place: str) -> int:
+        if self._certificate is None:
+            return self._server.add_insecure_port(place)
+        pair = self._certificate.key.read_bytes(), self._certificate.chain.read_bytes()
+        return self._server.add_secure_port(place, grpc.ssl_server_credentials([pair]))
 
     async def tell(self) -> None:
         """Let the health service say what is true now."""
@@ -103,14 +129,51 @@ def _guarded(handler: Handler) -> Handler:
         except Exception as error:
             if isinstance(error, grpc.RpcError):
                 raise
-            kind = kind_of(error)
-            if kind is FAILED:
+            if kind_of(error) is FAILED:
                 _log.error("a request failed", exc_info=error)
-            await context.abort(
-                getattr(grpc.StatusCode, kind.grpc), message_of(error), ((REASON, kind.reason),)
-            )
+            await _refuse(context, error)
 
     return guarded
+
+
+async def _refuse(context: Any, error: Exception) -> None:
+    kind = kind_of(error)
+    await context.abort(getattr(grpc.StatusCode, kind.grpc), message_of(error), ((REASON, kind.reason),))
+
+
+def _refuse_counted(service: Service) -> Callable[[Any, Exception], Awaitable[None]]:
+    async def refuse(context: Any, error: Exception) -> None:
+        with suppress(type(error)), service.observed(Question("grpc", "", None)):
+            raise error
+        await _refuse(context, error)
+
+    return refuse
+
+
+def _reading(name: str, handler: Handler, service: Service) -> Handler:
+    """Give a handler the message that comes."""
+    kind = message(f"{name}Request")
+
+    def parsed(content: bytes) -> Any:
+        if name != "ModelInfer" and len(content) > _OVERHEAD_BYTES:
+            raise TooLarge(f"request: has {len(content)} bytes; at most {_OVERHEAD_BYTES} are taken")
+        check_parts(name, content)
+        try:
+            return kind.FromString(content)
+        except DecodeError:
+            raise InvalidInput("request: no message of protobuf") from None
+
+    async def read(messages: Any, context: Any) -> Any:
+        with service.bodies.held() as held:
+            content = await read_message(messages, service.bodies, held)
+            if len(content) > _HEAVY_BYTES:
+                request = await asyncio.get_running_loop().run_in_executor(service.pool, parsed, content)
+            else:
+                request = parsed(content)
+            del content
+            return await handler(request, context)
+
+    return read
 
 
 class _Calls:

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from encas.runtime import images
 from encas.serve.gears import GearPolicy
 from encas.serve.scheduler import StageLimits
+
+_BODIES = 8  # of the largest kind, that fit into memory together
+_IMAGES = 4  # likewise
 
 
 @dataclass(frozen=True)
@@ -14,10 +18,27 @@ class Limits:
     request_timeout_s: float = 30.0
     max_body_bytes: int = 64 * 2**20
     gears: GearPolicy = field(default_factory=GearPolicy)
+    max_pixels: int = images.DEFAULT_LIMITS.pixels  # of one image
+    max_connections: int = 1000  # of HTTP, in each process
 
     def of(self, n_stages: int) -> list[StageLimits]:
         """Return the limits of each stage of a cascade; those that are not named are as the last one."""
         return [self.stages[min(stage, len(self.stages) - 1)] for stage in range(n_stages)]
+
+    @property
+    def max_held_bytes(self) -> int:
+        """Bytes of bodies, unpacked, that may be held at once: those that come and those in work."""
+        return _BODIES * self.max_body_bytes
+
+    @property
+    def images(self) -> images.Limits:
+        """What is decoded; a request may have as many pixels as a few of the largest images."""
+        return images.Limits(
+            encoded_bytes=self.max_body_bytes,
+            pixels=self.max_pixels,
+            batch_pixels=_IMAGES * self.max_pixels,
+            kept_pixels=_IMAGES * self.max_pixels,
+        )
 
     @property
     def max_requests(self) -> int:

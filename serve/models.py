@@ -206,12 +206,22 @@ class Models:
 
 
 def stored_bundles(repository: Path) -> list[tuple[BundleFile, Path]]:
-    """Find the bundles of a repository: the folders in it, or in these; broken ones are passed over."""
-    found = []
+    """Find the bundles of a repository: the folders in it, or in these.
+
+    Broken ones are passed over, and those that lie elsewhere, to which a link leads.
+    """
+    found, inside = [], repository.resolve()
     for pattern in ("*/bundle.json", "*/*/bundle.json"):
         for path in sorted(repository.glob(pattern)):
+            folder = path.parent.resolve()  # from here on, no link to it can be exchanged
+            file = folder / path.name
+            # Neither what lies elsewhere, nor a pipe, which would be waited for.
+            if not (
+                folder.is_relative_to(inside) and file.is_file() and file.resolve().is_relative_to(inside)
+            ):
+                continue
             try:
-                found.append((read_model(path, BundleFile), path.parent))
+                found.append((read_model(file, BundleFile), folder))
             except EncasError:
                 continue  # being written, or left behind; loading it by name would say what is wrong
     return found

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from encas.serve.access import Certificate, Tokens
 from encas.serve.limits import Limits
 
 
@@ -28,6 +29,8 @@ class Options:
     repository: Path | None = None  # folder of bundles, all of which are served
     limits: Limits = field(default_factory=Limits)
     overload_status: int = 503
+    tokens: Tokens = field(default_factory=Tokens)  # one of which a client must send; none: anybody may ask
+    certificate: Certificate | None = None  # None: no TLS
     grace_s: float = 30.0  # for what was accepted before the server was asked to stop
     log_requests: bool = False
     workers: int = 1

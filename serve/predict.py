@@ -1,5 +1,6 @@
 """`POST /predict`: an image file in, a readable answer out, for people with curl."""
 
+import logging
 from typing import Annotated
 
 import numpy as np
@@ -12,6 +13,7 @@ from encas.bundle import Bundle
 from encas.errors import InvalidInput, TooLarge
 from encas.files import FileModel
 from encas.serve import openapi
+from encas.serve.bodies import Bodies, Held
 from encas.serve.front import REQUEST_ID, TRACE_HEADERS, read_body, until_gone
 from encas.serve.model import INPUT
 from encas.serve.protocol import InferRequest
@@ -19,6 +21,7 @@ from encas.serve.service import Answer, Question, Service
 from encas.serve.tensor import Tensor
 
 _MOST_FILES = 64
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that is none
 
 
 class ClassProbability(FileModel):
@@ -65,9 +68,9 @@ def add(app: FastAPI, service: Service) -> None:
         name = model or _only_model(service)
         traced = {name: value for name, value in request.headers.items() if name in TRACE_HEADERS}
         question = Question("rest", name, None, request.headers.get(REQUEST_ID, ""), traced)
-        with service.observed(question) as seen:
+        with service.observed(question) as seen, service.bodies.held() as held:
             service.check(name, None)
-            files = await _files(request, service.limits.max_body_bytes)
+            files = await _files(request, service.limits.max_body_bytes, service.bodies, held)
             contents = tuple(content for _, content in files)
 
             def parse(_bundle: Bundle) -> InferRequest:
@@ -85,14 +88,17 @@ def _only_model(service: Service) -> str:
     return names[0]
 
 
-async def _files(request: Request, max_bytes: int) -> list[tuple[str | None, bytes]]:
+async def _files(
+    request: Request, max_bytes: int, bodies: Bodies, held: Held
+) -> list[tuple[str | None, bytes]]:
     """Read the images: name, if there is one, and content."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        body = await read_body(request.receive, request.headers, max_bytes)
+        body = await read_body(request.receive, request.headers, max_bytes, bodies, held)
         if not body:
             raise InvalidInput("the body is empty; it must be one encoded image, or a form with files")
         return [(None, body)]
-    form = await _bounded(request, max_bytes).form(max_files=_MOST_FILES, max_fields=_MOST_FILES)
+    async with bodies.coming(held):
+        form = await _bounded(request, max_bytes, held).form(max_files=_MOST_FILES, max_fields=_MOST_FILES)
     try:
         uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not uploads:
@@ -102,7 +108,7 @@ async def _files(request: Request, max_bytes: int) -> list[tuple[str | None, byt
         await form.close()
 
 
-def _bounded(request: Request, max_bytes: int) -> Request:
+def _bounded(request: Request, max_bytes: int, held: Held) -> Request:
     """Return the request with a body that ends in an error beyond so many bytes."""
     n_bytes = 0
 
@@ -112,6 +118,7 @@ def _bounded(request: Request, max_bytes: int) -> Request:
         n_bytes += len(message.get("body", b""))
         if n_bytes > max_bytes:
             raise TooLarge(f"the form has {n_bytes} bytes or more; at most {max_bytes} are taken")
+        held.take(len(message.get("body", b"")))
         return message
 
     return Request(request.scope, receive)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
+from pydantic_core import from_json as decoded_json
 
 from encas.errors import InvalidInput, TooLarge
 from encas.files import FileModel, parse_model
@@ -21,6 +22,9 @@ from encas.serve.tensor import Tensor, from_json, from_raw, to_json, to_raw
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}  # "deflate" means zlib's format, RFC 9110 section 8.4.1.2
 
+
+_MOST_VALUES = 5_000_000  # of a JSON body: 33 images of 3 x 224 x 224 numbers
+_MOST_KEYS = 100_000
 
 # No product of up to 8 such numbers is slow to compute.
 Size = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -203,11 +207,17 @@ def _header_length(text: str, body_length: int) -> int:
 
 
 def _json(text: bytes) -> Any:
+    # Values take up to fifty times the memory of their text, and no other thread runs while they are made.
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > _MOST_VALUES or text.count(b":") > _MOST_KEYS:
+        raise TooLarge(
+            f"request: the JSON has more than {_MOST_VALUES} values or {_MOST_KEYS} keys; send raw tensors "
+            f"behind the JSON, with the header {HEADER_LENGTH}"
+        )
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise InvalidInput("request: the JSON is nested too deeply") from None
+        return decoded_json(text, cache_strings=False)
     except ValueError as error:  # also what is no UTF-8, and numbers of thousands of digits
+        if "recursion" in str(error):  # beyond 200 levels
+            raise InvalidInput("request: the JSON is nested too deeply") from None
         raise InvalidInput(
             f"request: not JSON: {error}; raw tensors need the header {HEADER_LENGTH}"
         ) from None

@@ -24,6 +24,13 @@ class Overloaded(Refusal):
         super().__init__(f"{what} has more requests than it can answer; ask again later")
 
 
+class Unauthorized(Refusal):
+    """No token that opens this server."""
+
+    def __init__(self) -> None:
+        super().__init__("this server needs a token, as 'Authorization: Bearer TOKEN'")
+
+
 class NotReady(Refusal):
     """A model is still loading, or could not be loaded."""
 
@@ -70,6 +77,7 @@ _KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (TooLarge, Kind("too_large", 413, "RESOURCE_EXHAUSTED")),
     (InvalidInput, Kind("invalid", 400, "INVALID_ARGUMENT")),
     (Overloaded, Kind("queue_full", 503, "RESOURCE_EXHAUSTED", 1)),
+    (Unauthorized, Kind("unauthorized", 401, "UNAUTHENTICATED")),
     (NotReady, Kind("not_ready", 503, "UNAVAILABLE", 1)),
     (ShuttingDown, Kind("shutting_down", 503, "UNAVAILABLE", 1)),
     (DeadlinePassed, Kind("deadline", 504, "DEADLINE_EXCEEDED")),

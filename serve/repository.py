@@ -1,10 +1,10 @@
 """The extension `model_repository`: which bundles there are, and loading and unloading them by name."""
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Path, Request
+from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 
 from encas.errors import InvalidInput
@@ -45,7 +45,7 @@ def add(app: FastAPI, service: Service) -> None:
     @app.post("/v2/repository/index", tags=["repository"], **_documented(IndexRequest, openapi.INVALID))
     async def index(request: Request) -> tuple[IndexedModel, ...]:
         """List what is served, and what could be loaded."""
-        wanted = await _body(request, IndexRequest)
+        wanted = await _body(request, IndexRequest, service)
         entries = await run_in_threadpool(service.models.index)
         return tuple(
             IndexedModel(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
@@ -61,7 +61,7 @@ def add(app: FastAPI, service: Service) -> None:
 
         What is served now answers until then, and goes on if the new version cannot be loaded.
         """
-        parameters = (await _body(request, LoadRequest)).parameters
+        parameters = (await _body(request, LoadRequest, service)).parameters
         if parameters:
             raise InvalidInput(
                 f"parameters: {', '.join(map(str, parameters))[:80]}: a model is loaded as it is; send none"
@@ -73,7 +73,7 @@ def add(app: FastAPI, service: Service) -> None:
     )
     async def unload(model: ModelName, request: Request) -> None:
         """Serve a model no more, once it has answered what it has accepted."""
-        await _body(request, LoadRequest)
+        await _body(request, LoadRequest, service)
         await service.unload(model)
 
 
@@ -82,10 +82,11 @@ def _documented(model: type[FileModel], responses: openapi.Responses) -> dict[st
     return {"responses": responses, "openapi_extra": {"requestBody": {"content": schema}}}
 
 
-async def _body(request: Request, model: type[Body]) -> Body:
+async def _body(request: Request, model: type[Body], service: Service) -> Body:
     """Read a small body, whatever its content type; none is the default."""
-    content = await read_body(request.receive, request.headers, _MOST_BYTES)
+    with service.bodies.held() as held:
+        content = await read_body(request.receive, request.headers, _MOST_BYTES, service.bodies, held)
     try:
-        return parse_model(json.loads(content or b"{}"), model, "request")
-    except (ValueError, RecursionError) as error:
+        return parse_model(from_json(content or b"{}"), model, "request")
+    except ValueError as error:
         raise InvalidInput(f"request: not JSON: {error}") from None

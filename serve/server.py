@@ -4,6 +4,7 @@ import asyncio
 import gc
 import importlib.util
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from encas.bundle import Bundle
 from encas.errors import InvalidInput
@@ -20,6 +20,7 @@ from encas.runtime.executor import CascadeExecutor, open_executor
 from encas.runtime.machine import usable_cores
 from encas.runtime.session import share_threads
 from encas.serve.app import create_app
+from encas.serve.connection import BoundedConnection, bounded
 from encas.serve.grpc_server import GrpcServer
 from encas.serve.logs import RequestLog
 from encas.serve.models import newest_bundles
@@ -35,6 +36,7 @@ _MAX_HEAD_BYTES = 2**16
 _HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 )
+_OTHER_FILES = 1024  # besides the connections of HTTP: those of gRPC, and what is being greeted by TLS
 _SETTLE_S = 0.05  # for what has reached an open connection, and was not read yet
 
 
@@ -49,6 +51,9 @@ def serve(options: Options, announce: Announce) -> None:
         InvalidInput: A bundle that is not whole, two of one name and version, a provider that does not work,
             or an address that cannot be had.
     """
+    if options.certificate is not None:
+        options.certificate.check()
+    _allow_files(options.limits.max_connections)
     if options.repository is not None:
         options = replace(options, paths=(*options.paths, *newest_bundles(options.repository)))
     with listening(options.host, options.port) as listener:
@@ -74,7 +79,7 @@ def run_worker(
     """
     share_threads(options.threads or max(1, usable_cores() // options.workers))
     failures: list[Exception] = []
-    address = _address(listener)
+    address = _address(listener, options)
     bundles = [Bundle.open(path) for path in options.paths]
 
     def loaded(failure: Exception | None) -> None:
@@ -95,6 +100,7 @@ def run_worker(
         limits=options.limits,
         repository_path=options.repository,
         overload_status=options.overload_status,
+        tokens=options.tokens,
         observers=observers,
     )
     if attach is not None:
@@ -106,9 +112,25 @@ def run_worker(
         raise failures[0]
 
 
+def _allow_files(n_connections: int) -> None:
+    """Let the process have a file for each connection, as far as the system grants it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = n_connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _most_connections(options: Options) -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return options.limits.max_connections
+    return max(1, min(options.limits.max_connections, soft - _OTHER_FILES // 4))
+
+
 def _warm_executor(bundle: Bundle, options: Options) -> CascadeExecutor:
     """Open a bundle, and run it once, so that the first requests do not wait for memory and compilers."""
-    executor = open_executor(bundle, options.provider)
+    executor = open_executor(bundle, options.provider, limits=options.limits.images)
     try:
         for gear in (executor, *map(executor.geared, bundle.cheaper)):
             n_stages = len(gear.bundle.cascade.stages)
@@ -134,7 +156,7 @@ def _tracing() -> list[Observer]:
     return [Spans()]
 
 
-class _Connection(HttpToolsProtocol):
+class _Connection(BoundedConnection):
     """A connection that is not closed between the first byte of a request and its answer."""
 
     _begun = False
@@ -169,13 +191,17 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, options: Options) -> None:
         """Make it; `run` opens the sockets."""
+        certificate = options.certificate
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_Connection,
+                http=bounded(_Connection, _most_connections(options)),
                 lifespan="on",
                 ws="none",
-                log_level="warning",
+                log_level="error",  # of warnings, whoever sends nonsense could fill a disk with
+                proxy_headers=False,  # nothing here depends on who asks
+                ssl_certfile=None if certificate is None else certificate.chain,
+                ssl_keyfile=None if certificate is None else certificate.key,
                 access_log=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(options.grace_s)),
@@ -196,7 +222,13 @@ class Server(uvicorn.Server):
         """Open the ports."""
         if self._options.grpc_port is not None:
             reuse_port = self._options.workers > 1
-            self._grpc = GrpcServer(self._service, self._statistics, reuse_port=reuse_port)
+            self._grpc = GrpcServer(
+                self._service,
+                self._statistics,
+                reuse_port=reuse_port,
+                tokens=self._options.tokens,
+                certificate=self._options.certificate,
+            )
             try:
                 port = await self._grpc.start(self._options.host, self._options.grpc_port)
             except InvalidInput as error:
@@ -261,6 +293,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _address(listener: socket.socket) -> str:
+def _address(listener: socket.socket, options: Options) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if options.certificate is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

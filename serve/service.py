@@ -12,6 +12,7 @@ from typing import Literal
 import encas
 from encas.bundle import Bundle
 from encas.runtime.machine import usable_cores
+from encas.serve.bodies import Bodies
 from encas.serve.engine import BatchReport, Engine, Outcome, StageExecutor, Times
 from encas.serve.limits import Limits
 from encas.serve.model import Images, check_top, images_of, outputs_of
@@ -102,6 +103,7 @@ class Service:
         """
         self._clock = clock
         self.limits = limits or Limits()
+        self.bodies = Bodies(self.limits)
         self.observers = tuple(observers)
         self.draining = False
         self.control: Control = self._control  # of one among several workers: all of them together
@@ -156,7 +158,7 @@ class Service:
         """
         engine = self.models.engine(model, version)
         engine.check_room(self.limits.request_timeout_s)
-        if self.n_open > self.limits.max_requests:
+        if self.n_open - self.bodies.n_coming > self.limits.max_requests:
             raise Overloaded("the server")
         return engine.bundle
 

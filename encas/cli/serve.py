@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from encas.serve.options import Address
+    from encas.serve.options import Address, Options
     from encas.serve.scheduler import StageLimits
 
 
@@ -61,6 +61,20 @@ def serve_bundles(
     ] = 100.0,
     overload_status: Annotated[int, typer.Option(help="What a refused request gets: 503 or 429.")] = 503,
     max_body_mb: Annotated[int, typer.Option(min=1, help="The largest request that is taken, in MiB.")] = 64,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, help="The largest image that is decoded; four such in one request.")
+    ] = 64.0,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Of HTTP, in each process; beyond them the idlest is closed.")
+    ] = 1000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Tokens, one a line: clients must send one. ENCAS_TOKEN in the environment adds some."
+        ),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM), to serve over TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     grace_s: Annotated[
         float, typer.Option(min=1, help="How long accepted requests may take when the server is to stop.")
     ] = 30.0,
@@ -92,8 +106,11 @@ def serve_bundles(
     ```
     """
     from encas.serve import Limits, Options, serve
+    from encas.serve.access import Certificate, Tokens
     from encas.serve.gears import GearPolicy
 
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key go together", param_hint="--tls-cert")
     if overload_status not in (429, 503):
         raise typer.BadParameter("must be 503 or 429", param_hint="--overload-status")
     limits = Limits(
@@ -101,6 +118,8 @@ def serve_bundles(
         request_timeout_s,
         max_body_mb * 2**20,
         GearPolicy(gear_delay_ms / 1e3),
+        round(max_megapixels * 1e6),
+        max_connections,
     )
     options = Options(
         paths=tuple(bundles or ()),
@@ -111,12 +130,26 @@ def serve_bundles(
         repository=repository,
         limits=limits,
         overload_status=overload_status,
+        tokens=Tokens.read(token_file),
+        certificate=None if tls_cert is None or tls_key is None else Certificate(tls_cert, tls_key),
         grace_s=grace_s,
         log_requests=log_requests,
         workers=workers,
         threads=threads,
     )
+    _warn_of_open_doors(options)
     serve(options, _announce_json if as_json else _announce)
+
+
+def _warn_of_open_doors(options: "Options") -> None:
+    """Say so where everybody on the network may ask, or could read along."""
+    if options.host in ("localhost", "::1") or options.host.startswith("127."):
+        return
+    open_to = "no --token-file, so anybody who reaches it may ask" if not options.tokens.digests else ""
+    plain = "no --tls-cert, so tokens and images travel in the clear" if options.certificate is None else ""
+    if open_to or plain:
+        missing = "; ".join(part for part in (open_to, plain) if part)
+        sys.stderr.write(f"encas: listening on {options.host}: {missing} (docs/security.md)\n")
 
 
 def _stages(sizes: str, delays_ms: str, queues: str) -> "tuple[StageLimits, ...]":

@@ -1,3 +1,4 @@
+import hashlib
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -275,6 +276,12 @@ def test_a_folder_is_opened_and_verified(bundle_path: Path) -> None:
         CascadeExecutor(bundle_path, "cpu")
 
 
+def test_a_network_that_was_exchanged_after_its_bundle_was_verified_is_not_run(bundle: Bundle) -> None:
+    (bundle.path / "members" / "hidden016.onnx").write_bytes(b"exchanged")
+    with pytest.raises(InvalidInput, match=r"hidden016\.onnx: changed since it was exported"):
+        CascadeExecutor(bundle, "cpu")
+
+
 def test_a_graph_that_does_not_fit_its_description_is_refused(bundle: Bundle) -> None:
     with pytest.raises(InvalidInput, match=r"takes samples of \(1, 8, 8\), bundle.json says \(1, 9, 8\)"):
         CascadeExecutor(with_preprocess(bundle, "hidden016", size=(9, 8)), "cpu")
@@ -287,7 +294,8 @@ def rewritten(bundle: Bundle, name: str, content: bytes) -> Bundle:
     (bundle.path / bundle.member(name).file).write_bytes(content)
     member = bundle.member(name).model_copy(update={"output": None})
     others = tuple(member if m.name == name else m for m in bundle.file.members)
-    return replace(bundle, file=bundle.file.model_copy(update={"members": others}))
+    digests = {**bundle.file.files, member.file: hashlib.sha256(content).hexdigest()}
+    return replace(bundle, file=bundle.file.model_copy(update={"members": others, "files": digests}))
 
 
 def test_a_member_without_a_softmax_is_found_by_its_sums(

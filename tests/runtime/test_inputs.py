@@ -6,10 +6,10 @@ import pytest
 
 pillow = pytest.importorskip("PIL.Image")
 
-from encas.errors import InvalidInput  # noqa: E402
+from encas.errors import InvalidInput, TooLarge  # noqa: E402
 from encas.preprocess import Preprocess  # noqa: E402
-from encas.runtime.images import decode  # noqa: E402
-from encas.runtime.inputs import Inputs, Threads  # noqa: E402
+from encas.runtime.images import Limits, decode  # noqa: E402
+from encas.runtime.inputs import Decoding, Inputs, Threads  # noqa: E402
 from encas.runtime.preprocess import prepare  # noqa: E402
 
 SMALL, LARGE = Preprocess(size=(8, 8), crop_pct=0.875), Preprocess(size=(160, 160))
@@ -89,3 +89,38 @@ def test_little_work_is_done_where_it_was_asked_for(threads: Threads) -> None:
         found: list[int] = []
         threads.for_parts(n, size, lambda _part, found=found: found.append(threading.get_ident()))  # type: ignore[misc]
         assert found == [threading.get_ident()]
+
+
+def test_a_call_may_be_given_as_many_pixels_as_its_limit(threads: Threads) -> None:
+    images = files(3)  # of 20 x 50, 21 x 49 and 22 x 48 pixels
+    for most, fits in ((1000 + 1029 + 1056, True), (1000 + 1029 + 1055, False)):
+        inputs = Inputs([SMALL], images, threads, Decoding(Limits(batch_pixels=most)))
+        if fits:
+            assert inputs.prepared(0, np.arange(3)).shape == (3, 3, 8, 8)
+        else:
+            with pytest.raises(TooLarge, match="the images of this request have more than 3084 pixels"):
+                inputs.prepared(0, np.arange(3))
+
+
+def test_what_is_not_kept_for_a_later_stage_is_decoded_again_to_the_same_bytes(threads: Threads) -> None:
+    images, rows = files(6), np.arange(6)
+    free = Inputs([SMALL, LARGE], images, threads)
+    decoding = Decoding(Limits(kept_pixels=2100))  # two of six
+    bound = Inputs([SMALL, LARGE], images, threads, decoding)
+    for which in (0, 1):
+        assert np.array_equal(free.prepared(which, rows), bound.prepared(which, rows))
+    assert len(bound._decoded) == 2 and len(free._decoded) == 6
+    another = Inputs([SMALL, LARGE], images, threads, decoding)
+    another.prepared(0, rows)
+    assert another._decoded == {}
+    del bound, another
+    later = Inputs([SMALL, LARGE], images, threads, decoding)
+    later.prepared(0, rows)
+    assert len(later._decoded) == 2
+
+
+def test_nothing_is_decoded_for_a_call_that_was_given_up(threads: Threads) -> None:
+    inputs = Inputs([SMALL], files(2), threads)
+    inputs.stop()
+    with pytest.raises(InvalidInput, match="given up"):
+        inputs.prepared(0, np.arange(2))

@@ -145,6 +145,21 @@ def test_a_wrong_request_is_told_in_one_line(content: bytes, header: str | None,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[" * 200 + b"]" * 200, "valid dictionary"),
+        (b"[" * 202 + b"]" * 202, "nested too deeply"),
+        (b'"\\ud800"', "not JSON"),  # half of a character
+        (b"[" + b"0," * 5_000_000 + b"0]", "more than 5000000 values"),
+        (b'{"a":' * 100_001, "or 100000 keys"),
+    ],
+)
+def test_json_that_would_take_long_to_read_is_refused(content: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        parse(content)
+
+
 def test_millions_of_wrong_things_give_one_short_line() -> None:
     for inputs in ([1] * 500_000, [{"name": "image", "shape": [-1] * 500_000, "datatype": "UINT8"}]):
         with pytest.raises(InvalidInput) as error:
