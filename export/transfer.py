@@ -70,15 +70,15 @@ def transfer(
     """
     check_device(device)
     run = Path(run)
-    splits = _Splits.open(config, Path(data))
+    splits = Splits.open(config, Path(data))
     weights = [Path(data) / name for name in config.all_weights if name is not None]
-    most = max(_batch_sizes(config), default=0)
+    most = max(batch_sizes(config), default=0)
     if most > len(splits.train):
         raise InvalidInput(f"data.train: has {len(splits.train)} images, a batch of {most} is wanted")
     for file in weights:
         if not file.is_file():
             raise InvalidInput(f"{file}: no such file of weights; 'encas nat weights' says where they are")
-    _check_pool(Path(pool), splits)
+    check_pool(Path(pool), splits)
     if not (run / "iterations").exists():
         splits.check_images(phase)
     _check_shares(config, processes)
@@ -86,21 +86,21 @@ def transfer(
     with locked(run), gathered(processes, others, device) as team:
         _check_shares(config, team.size)  # torchrun says how many
         _check_config(config, run)
-        _check_same_images(splits, run)
+        check_same_images(splits, run)
         remove_leftovers(run)
         batches = partial(splits.batches, share=Share(team.rank, team.size), workers=workers)
         search = Transfer(config, run, splits.judge(), batches, weights, device, phase, team)
         reports = search.run()
         chosen = best(search.found(), config.final.networks)
         places = _places(run, config.population)
-        _keep(search.averaged(), chosen, places, splits, phase)
+        keep(search.averaged(), chosen, places, splits, phase)
     members = []
     for one in chosen:
         which, own = config.population.apart(numbers(one.genes))
         source = f"nat:{places[which]}#{as_text(own)}"
         members.append(MemberSpec(source=source, name=f"{run.resolve().name}_{one.genes}"))
     for name, images in splits.recorded.items():
-        place = _written(images, run / "data" / name)
+        place = written(images, run / "data" / name)
         advance = phase(f"recording {name}", len(members) * len(images))
         record(pool, members, place, split=name, classes=splits.classes, advance=advance)
     return Pool.open(pool), reports
@@ -110,13 +110,13 @@ def assist(
     config: NatConfig, team: Team, *, data: Path | str = ".", device: str = "cpu", workers: int = 0
 ) -> None:
     """Help the first process of a team with its trainings; see `transfer`."""
-    splits = _Splits.open(config, Path(data))
+    splits = Splits.open(config, Path(data))
     batches = partial(splits.batches, share=Share(team.rank, team.size), workers=workers)
     Transfer(config, Path(), splits.judge(), batches, device=device, team=team).help()
 
 
 @dataclass(frozen=True)
-class _Splits:
+class Splits:
     """The images of a configuration."""
 
     config: NatConfig
@@ -124,7 +124,8 @@ class _Splits:
     recorded: dict[str, LabelledImages]  # val, and test if there is one
 
     @classmethod
-    def open(cls, config: NatConfig, folder: Path) -> "_Splits":
+    def open(cls, config: NatConfig, folder: Path) -> "Splits":
+        """Open the images, and check classes and their numbers."""
         data = config.data
         train = _opened(data.train, folder)
         named = {"val": data.val} if data.test is None else {"val": data.val, "test": data.test}
@@ -215,11 +216,12 @@ def _opened(images: Images, folder: Path) -> LabelledImages:
 
 def _check_shares(config: NatConfig, processes: int) -> None:
     """Check now what would stop the run later."""
-    for batch in _batch_sizes(config):
+    for batch in batch_sizes(config):
         Share(0, processes).rows(batch)
 
 
-def _batch_sizes(config: NatConfig) -> list[int]:
+def batch_sizes(config: NatConfig) -> list[int]:
+    """Of all trainings."""
     start = [config.start.batch] if config.start else []
     return [*start, *([config.loop.batch] if config.loop.epochs > 0 else [])]
 
@@ -265,7 +267,7 @@ class SeenImages(FileModel):
     sha256: Mapping[str, str]  # by split
 
 
-def _check_same_images(splits: _Splits, run: Path) -> None:
+def check_same_images(splits: Splits, run: Path) -> None:
     """Keep the images' digests with the run, and refuse to go on with others."""
     file = run / "images.json"
     named = {"train": splits.train, **splits.recorded}
@@ -278,7 +280,7 @@ def _check_same_images(splits: _Splits, run: Path) -> None:
     write_model(file, seen)
 
 
-def _check_pool(pool: Path, splits: _Splits) -> None:
+def check_pool(pool: Path, splits: Splits) -> None:
     """Refuse at once a pool that the networks could not be added to in the end."""
     if not (pool / "pool.json").exists():
         return
@@ -306,8 +308,8 @@ def _places(run: Path, population: Population) -> list[Path]:
     return [place / space.name for space in population.spaces]
 
 
-def _keep(
-    supernets: list[Supernet], chosen: list[Evaluation], places: list[Path], splits: _Splits, phase: Phase
+def keep(
+    supernets: list[Supernet], chosen: list[Evaluation], places: list[Path], splits: Splits, phase: Phase
 ) -> None:
     """Write the supernetworks, and calibrate the networks that were chosen."""
     folders = []
@@ -330,7 +332,7 @@ def _keep(
         advance(1, f"{one.macs / 1e6:.4g} MMACs")
 
 
-def _written(images: LabelledImages, place: Path) -> Path:
+def written(images: LabelledImages, place: Path) -> Path:
     """Write a split where the pool can find it again: pixels as `.npz`, names of files as `.csv`."""
     if isinstance(images.images, np.ndarray):
         file = place.with_suffix(".npz")
@@ -349,3 +351,30 @@ def _written(images: LabelledImages, place: Path) -> Path:
         writer.writerow([image.resolve(), label])
     write_bytes(file, text.getvalue().encode())
     return file
+
+
+def pretrain(
+    config: NatConfig,
+    folder: Path | str,
+    *,
+    data: Path | str = ".",
+    device: str = "cpu",
+    phase: Phase = lambda _name, _steps: lambda _done, _words: None,
+    workers: int = 0,
+) -> Path:
+    """Train a supernetwork from scratch and stop there; what is done already is not done again.
+
+    Returns:
+        The checkpoint. A run whose folder has a copy of it, under the same name, goes on from it.
+
+    Raises:
+        InvalidInput: The configuration names published weights, or there are no such images.
+    """
+    if config.start is None or config.others:
+        raise InvalidInput("start: only one supernetwork without published weights is trained from scratch")
+    folder = Path(folder)
+    splits = Splits.open(config, Path(data))
+    batches = partial(splits.batches, share=Share(0, 1), workers=workers)
+    with locked(folder):
+        Transfer(config, folder, splits.judge(), batches, device=device, phase=phase).started()
+    return folder / "start.safetensors"

@@ -20,6 +20,17 @@ ALLOWED = {
     "encas.search.nat": {"encas", "encas.search", "encas.runtime"},
     # Runs cascades of a front, which it exports, to correct the search.
     "encas.search.device": {"encas", "encas.search", "encas.runtime", "encas.export"},
+    # Their networks are recorded and evaluated as those of other supernetworks are.
+    "encas.search.joint": {"encas", "encas.search", "encas.search.nat", "encas.runtime", "encas.export"},
+    # Does what a user would do by one command after the other.
+    "encas.search.experiment": {
+        "encas",
+        "encas.search",
+        "encas.search.nat",
+        "encas.search.joint",
+        "encas.runtime",
+        "encas.export",
+    },
     "encas.runtime": {"encas"},
     "encas.export": {"encas", "encas.runtime", "encas.search.nat"},
     "encas.serve": {"encas", "encas.runtime"},

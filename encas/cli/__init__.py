@@ -7,7 +7,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from encas.cli import certify, conformance, demo, export, fronts, nat, pool, run, search, serve, setup
+from encas.cli import (
+    certify,
+    conformance,
+    demo,
+    experiment,
+    export,
+    fronts,
+    nat,
+    pool,
+    run,
+    search,
+    serve,
+    setup,
+)
 from encas.errors import EncasError
 
 
@@ -20,6 +33,7 @@ class _Group(TyperGroup):
             "demo",
             "pool",
             "nat",
+            "experiment",
             "search",
             "pick",
             "evaluate",
@@ -80,5 +94,5 @@ def _root(
     """Find, export and serve cascades of image classifiers that stop as soon as they are sure."""
 
 
-for _module in (demo, pool, nat, search, fronts, certify, export, run, serve, conformance, setup):
+for _module in (demo, pool, nat, experiment, search, fronts, certify, export, run, serve, conformance, setup):
     _module.register(app)

@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
         rich_markup_mode="markdown",
     )
     nat.command("run")(run)
+    nat.command("joint")(joint)
     nat.command("spaces")(spaces)
     nat.command("weights")(weights)
     nat.command("init")(init)
@@ -130,6 +131,76 @@ def run(
         ],
     )
     print_line(f"{made.path}: {len(made.names)} members; {folder / 'report.jsonl'} has the details")
+    print_next("encas search --pool", made.path)
+
+
+def joint(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A file as in configs/joint/.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder that the configuration's paths are relative to.")
+    ] = Path(),
+    folder: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="RUN", help="Folder of the run.  [default: runs/, then CONFIG's name]"),
+    ] = None,
+    pool: Annotated[
+        Path | None, typer.Option("--pool", metavar="POOL", help="Folder of the pool.  [default: RUN/pool]")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that augment images, where that is strong.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Search weights of several supernetworks and cascades of their networks together (ENCAS-joint).
+
+    RUN/front has the cascades; POOL their members and each supernetwork's own front, to be searched again.
+    Stopped at any moment, the same command goes on and ends with the same cascades.
+
+    Example: `encas nat joint configs/joint/tiny_cifar10_2.yml --data datasets --pool pools/joint`
+    """
+    from encas.cli.output import print_json, print_line, print_next, print_table, progress
+    from encas.errors import InvalidInput, require
+
+    require("torch", "nat")
+    require("pymoo", "search")
+    from encas.export.memory import keep_freed_memory
+    from encas.search.joint.config import read_joint
+    from encas.search.joint.run import joint as run_joint
+
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
+    keep_freed_memory()
+    read = read_joint(config)
+    folder = folder or Path("runs") / config.stem
+    with ExitStack() as bars:
+
+        def phase(name: str, steps: int) -> "Advance":
+            bars.close()
+            return bars.enter_context(progress(name, steps, quiet=as_json))
+
+        made, front, reports = run_joint(
+            read, folder, pool or folder / "pool", data=data, device=device, phase=phase, workers=workers
+        )
+    if as_json:
+        told = {"pool": str(made.path), "front": str(front.path)}
+        print_json({**told, "reports": [report.model_dump() for report in reports]})
+        return
+    print_table(
+        ("iteration", "cascades", "best accuracy", "hypervolume", "tau error", "tau MACs", "seconds"),
+        [
+            (
+                str(report.iteration),
+                str(report.n),
+                f"{100 * (1 - report.best_error):.2f} %",
+                f"{report.hypervolume:.4f}",
+                *("" if tau is None else f"{tau:.2f}" for tau in (report.tau_error, report.tau_macs)),
+                f"{report.search_s + report.train_s + report.evaluate_s:.0f}",
+            )
+            for report in reports
+        ],
+    )
+    print_line(f"{front.path}: {len(front.candidates)} cascades; {made.path}: {len(made.names)} members")
     print_next("encas search --pool", made.path)
 
 

@@ -1,7 +1,7 @@
 """What each iteration of a transfer writes: what was chosen, its worth, and how well that was guessed."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,14 +81,17 @@ def report(
     )
 
 
-def next_archive(archive: list[Evaluation], found: list[Evaluation], rule: str) -> list[Evaluation]:
+One = TypeVar("One", bound=Evaluation)
+
+
+def next_archive(archive: list[One], found: list[One], rule: str) -> list[One]:
     """With weights that changed, old errors say little: then the candidates replace the archive."""
     if rule == "replaced":
         return found
     return list({one.genes: one for one in [*archive, *found]}.values())
 
 
-def best(evaluations: Sequence[Evaluation], n: int) -> list[Evaluation]:
+def best(evaluations: Sequence[One], n: int) -> list[One]:
     """Up to n, by rising MACs: the cheapest and the dearest, and the best fronts of the rest."""
     by_macs = sorted(evaluations, key=lambda one: (one.macs, one.error, one.genes))
     chosen = by_macs[:1] + by_macs[1:][-1:]  # what everything else is compared with

@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 Genes = NDArray[np.int64]  # (p, g)
 Numbers = NDArray[np.float64]
+Features = Genes | Numbers  # genes, or other numbers of about one size
 Singles = NDArray[np.float32]
 
 _N_MEMBERS = 500
@@ -27,9 +28,9 @@ class Predictor:
 
     @classmethod
     def fit(
-        cls, genes: Genes, values: Numbers, rng: np.random.Generator, n_members: int = _N_MEMBERS
+        cls, genes: Features, values: Numbers, rng: np.random.Generator, n_members: int = _N_MEMBERS
     ) -> "Predictor":
-        """Fit (p, g) genes and (p,) values.
+        """Fit (p, g) genes, or other numbers that say as much of an architecture, and (p,) values.
 
         Each member sees a random number of random genes, as many as tell more architectures apart than the
         linear tail has numbers.
@@ -37,7 +38,7 @@ class Predictor:
         Raises:
             ValueError: There are too few different architectures.
         """
-        genes, values = np.asarray(genes, np.int64), np.asarray(values, np.float64)
+        values = np.asarray(values, np.float64)
         n_genes = genes.shape[1]
         if len(_different(genes)) < 3:
             raise ValueError("a predictor needs at least 3 different architectures")
@@ -47,7 +48,7 @@ class Predictor:
             members = threads.map(lambda used: _Member.fit(used, genes[:, used], values), subsets)
             return cls(list(members), n_genes)
 
-    def predict(self, genes: Genes | Singles) -> Numbers:
+    def predict(self, genes: Features | Singles) -> Numbers:
         """(p,) predictions for (p, g) genes; members that give no number count for nothing."""
         genes = np.asarray(genes, np.float32)
         if genes.ndim != 2 or genes.shape[1] != self._n_genes:
@@ -71,7 +72,7 @@ class _Member:
         self.weights, self.tail = weights.astype(np.float32), tail.astype(np.float32)
 
     @classmethod
-    def fit(cls, used: NDArray[np.intp], genes: Genes, values: Numbers) -> "_Member":
+    def fit(cls, used: NDArray[np.intp], genes: Features, values: Numbers) -> "_Member":
         """Fit (p, u) genes; of architectures that look the same to it, the first counts."""
         first = _different(genes)
         centres = genes[first].astype(np.float64)
@@ -96,7 +97,7 @@ class _Member:
         return guesses
 
 
-def _draw_genes(genes: Genes, rng: np.random.Generator) -> NDArray[np.intp]:
+def _draw_genes(genes: Features, rng: np.random.Generator) -> NDArray[np.intp]:
     """Draw genes until they tell more architectures apart than there are of them, or all are drawn."""
     n_genes = genes.shape[1]
     while True:
@@ -111,10 +112,11 @@ def _cubes(one: Numbers, two: Numbers) -> Numbers:
     return np.asarray(squares * np.sqrt(squares))
 
 
-def _different(genes: Genes) -> NDArray[np.intp]:
+def _different(genes: Features) -> NDArray[np.intp]:
     """Rows of (p, u) genes, the first of each kind."""
-    rows = np.ascontiguousarray(genes.astype(np.int16))
-    return np.sort(np.unique(rows.view(f"V{rows.shape[1] * 2}").ravel(), return_index=True)[1])
+    is_whole = np.issubdtype(genes.dtype, np.integer)
+    rows = np.ascontiguousarray(genes.astype(np.int16 if is_whole else np.float64))
+    return np.sort(np.unique(rows.view(f"V{rows.strides[0]}").ravel(), return_index=True)[1])
 
 
 @njit(cache=True, nogil=True, fastmath=True)

@@ -16,7 +16,7 @@ Where several supernetworks are searched as one population, files of weights end
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +81,7 @@ class Transfer:
             Diverged: Training lost its way.
             InvalidInput: A file of the run is damaged.
         """
-        supernets = self._started()
+        supernets = self.started()
         archive: list[Evaluation] = []
         rounds: list[tuple[Candidates, Evaluated]] = []
         reports = []
@@ -142,7 +142,7 @@ class Transfer:
                 supernets[-1].draw_head(n_classes, generator)
         return supernets
 
-    def _started(self) -> list[Supernet]:
+    def started(self) -> list[Supernet]:
         """The supernetworks before the search, trained from scratch if there are no published weights."""
         supernets = [supernet.to(self.device) for supernet in self._drawn()]
         for which, supernet in enumerate(supernets if self.config.start is not None else []):
@@ -231,13 +231,30 @@ class Transfer:
         rows = candidates.choose(genes, objectives, loop.candidates - len(ends), seed)
         genes = np.vstack([ends, genes[rows]])
         objectives = np.vstack([guess(ends), objectives[rows]]) if len(ends) else objectives[rows]
-        if not len(genes):
+        if not len(genes):  # the predicted front is known already: look elsewhere
+            genes = self._unknown(seen, loop.candidates, rng)
+            objectives = guess(genes)
+        return Candidates(genes=tuple(texts(genes)), guessed_errors=tuple(objectives[:, 0].tolist()))
+
+    def _unknown(self, seen: Container[str], n: int, rng: np.random.Generator) -> Genes:
+        """Up to n architectures at random that were not seen.
+
+        Raises:
+            InvalidInput: None turned up.
+        """
+        low, high = self.population.bounds
+        found: dict[str, Genes] = {}
+        for row in self.population.canonical(rng.integers(low, high + 1, size=(100 * n, len(low)))):
+            (text,) = texts(row[None])
+            if text not in seen:
+                found[text] = row
+        if not found:
             names = " and ".join(space.name for space in self.population.spaces)
             raise InvalidInput(
-                f"{self.folder}: iteration {iteration} found nothing new; the space of {names} is "
-                f"searched well enough: set loop.iterations to {iteration - 1} and go on"
+                f"{self.folder}: nothing new is left to find; the space of {names} is searched well enough: "
+                "set loop.iterations to what is done, and go on"
             )
-        return Candidates(genes=tuple(texts(genes)), guessed_errors=tuple(objectives[:, 0].tolist()))
+        return np.array(list(found.values())[:n])
 
     def _predictor(self, known: Genes, archive: Sequence[Evaluation], rng: np.random.Generator) -> Predictor:
         """Fit the archive, or as many of it as are wanted: the front first, spread along it."""
@@ -253,7 +270,7 @@ class Transfer:
         place = self._place(iteration)
         started_s = time.monotonic()
         for which, supernet in enumerate(supernets):
-            self._fine_tuned(iteration, which, supernet, chosen)
+            self.fine_tuned(iteration, which, supernet, chosen)
         if (place / "evaluated.json").exists():
             return read_model(place / "evaluated.json", Evaluated)
         trained_s = time.monotonic()
@@ -274,7 +291,7 @@ class Transfer:
         write_model(place / "evaluated.json", evaluated)
         return evaluated
 
-    def _fine_tuned(self, iteration: int, which: int, supernet: Supernet, chosen: Candidates) -> None:
+    def fine_tuned(self, iteration: int, which: int, supernet: Supernet, chosen: Candidates) -> None:
         """Load the weights after this iteration's training, or train them."""
         weights = self._file(self._place(iteration), "weights", which)
         checkpoint = self._file(self._place(iteration), "training", which)

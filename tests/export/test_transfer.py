@@ -16,7 +16,7 @@ from PIL import Image as pillow
 
 from encas.errors import InvalidInput
 from encas.export import merge
-from encas.export.transfer import _check_config, _check_same_images, _opened, _Splits, transfer
+from encas.export.transfer import Splits, _check_config, _opened, check_same_images, transfer
 from encas.pool import Pool
 from encas.search.nat.config import Images, NatConfig
 from encas.search.nat.trainer import Schedule
@@ -215,13 +215,13 @@ def test_a_batch_of_more_images_than_there_are_is_told_before_the_work(data: Pat
 
 
 def test_other_images_are_not_gone_on_with(data: Path, tmp_path: Path) -> None:
-    splits = _Splits.open(config(), data)
+    splits = Splits.open(config(), data)
     (tmp_path / "run").mkdir()
-    _check_same_images(splits, tmp_path / "run")
-    _check_same_images(splits, tmp_path / "run")
+    check_same_images(splits, tmp_path / "run")
+    check_same_images(splits, tmp_path / "run")
     turned = replace(splits.train, images=np.asarray(splits.train.images)[:, ::-1])
     with pytest.raises(InvalidInput, match="run: was made on other images for train"):
-        _check_same_images(replace(splits, train=turned), tmp_path / "run")
+        check_same_images(replace(splits, train=turned), tmp_path / "run")
 
 
 def test_the_number_of_iterations_may_change_until_the_run_is_finished(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_list_for_val_may_lack_a_class(pictures: Path) -> None:
     (pictures / "val.csv").write_text(f"file,class_index\n{file},0\n")
     listed = of_pictures()
     data = listed.data.model_copy(update={"val": Images(path="val.csv")})
-    assert len(_Splits.open(listed.model_copy(update={"data": data}), pictures).recorded["val"]) == 1
+    assert len(Splits.open(listed.model_copy(update={"data": data}), pictures).recorded["val"]) == 1
 
 
 def test_so_many_of_each_class_are_taken(data: Path) -> None:

@@ -1,0 +1,81 @@
+"""`encas experiment`: a whole published experiment by one command."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from encas.cli.output import Advance
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("experiment")(experiment)
+
+
+def experiment(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A file as in configs/experiments/.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder that paths of images, weights and pools are relative to.")
+    ] = Path(),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="OUT", help="Folder.  [default: experiments/, then CONFIG's name]"),
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option("--runs", min=1, help="How many seeds.  [default: as CONFIG says]")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda, for training and recording.")] = "cpu",
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that augment images, where that is strong.")
+    ] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Of searches; the fronts stay the same.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Run an experiment: transfers, joint runs, pools, searches over all seeds, test, figures, statistics.
+
+    Every part is skipped when its result is there: stopped at any moment, the same command goes on, and with
+    more --runs it adds some. Writes OUT/report.json, OUT/report.html and OUT/figures/. Files that are missing
+    are named at once, with where they are from and their licences.
+
+    Example: `encas experiment configs/experiments/cifar10.yml --data datasets --device cuda`
+    """
+    from encas.cli.output import print_json, print_line, print_note, print_table, progress
+    from encas.errors import InvalidInput, require
+
+    require("torch", "nat")
+    require("pymoo", "search")
+    require("scipy", "search")
+    from encas.export.memory import keep_freed_memory
+    from encas.search.experiment.config import read_experiment
+    from encas.search.experiment.report import report, tables
+    from encas.search.experiment.run import Runner
+
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
+    keep_freed_memory()
+    told = read_experiment(config)
+    if runs is not None:
+        told = told.model_copy(update={"runs": runs})
+    with ExitStack() as bars:
+
+        def phase(name: str, steps: int) -> "Advance":
+            bars.close()
+            return bars.enter_context(progress(name, steps, quiet=as_json))
+
+        place = out or Path("experiments") / config.stem
+        runner = Runner(told, config.parent, place, data, device, phase, workers, threads, print_note)
+        runner.run()
+    found = report(runner)
+    if as_json:
+        print_json(found)
+        return
+    for title, (header, rows) in tables(found).items():
+        print_line(f"\n{title}")
+        print_table(header, rows)
+    print_line(f"\nreferences: {'; '.join(found.references)}")
+    print_line(f"{place / 'report.html'} has the figures")

@@ -1,0 +1,1 @@
+"""ENCAS-joint: supernetworks' weights and cascades of their networks are searched together."""
