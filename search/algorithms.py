@@ -15,7 +15,7 @@ from encas.search.landscape import Landscape
 from encas.search.random import RandomSearch
 
 AlgorithmName = Literal[
-    "mo-gomea", "nsga2", "nsga3", "random", "greedy", "grid-last", "grid-mean", "ensemble"
+    "mo-gomea", "mo-gomea-2018", "nsga2", "nsga3", "random", "greedy", "grid-last", "grid-mean", "ensemble"
 ]
 ALGORITHMS: tuple[AlgorithmName, ...] = get_args(AlgorithmName)
 _GRIDS = ("grid-last", "grid-mean")
@@ -57,4 +57,5 @@ def algorithm_of(
         from encas.search.nsga import Nsga  # noqa: PLC0415 - pymoo takes half a second to import
 
         return Nsga(name, space.n_values, rng, seeds=seeds)
-    return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.compact)
+    alphabets = space.alphabets(evaluator.costs) if name != "mo-gomea-2018" else None
+    return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.compact, alphabets=alphabets)

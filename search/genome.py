@@ -48,6 +48,12 @@ class Space:
         models = [self.n_members + 1] * self.max_stages
         return np.array(models + [N_THRESHOLDS] * (self.n_genes - self.max_stages), np.intp)
 
+    def alphabets(self, costs: NDArray[np.float64]) -> list[NDArray[np.intp]]:
+        """Order the values of each gene so that neighbours are alike: members by cost, (m,), none first."""
+        members = np.concatenate([[0], 1 + np.argsort(costs, kind="stable")])
+        thresholds = np.arange(N_THRESHOLDS)
+        return [members] * self.max_stages + [thresholds] * (self.n_genes - self.max_stages)
+
     def check(self, genomes: NDArray[Any]) -> NDArray[np.intp]:
         """Return (p, g) genomes as one block of indices.
 
