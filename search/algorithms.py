@@ -17,6 +17,7 @@ from encas.search.random import RandomSearch
 AlgorithmName = Literal[
     "mo-gomea", "mo-gomea-2018", "nsga2", "nsga3", "random", "greedy", "grid-last", "grid-mean", "ensemble"
 ]
+Kind = Literal["averaged", "either", "ensembles", "replaced"]  # of cascades, see `Landscape`
 ALGORITHMS: tuple[AlgorithmName, ...] = get_args(AlgorithmName)
 _GRIDS = ("grid-last", "grid-mean")
 # Greedy's thresholds are off the grid anyway, those of ensembles would make cascades of them.
@@ -28,13 +29,24 @@ def most_stages(name: AlgorithmName, wanted: int) -> int:
     return min(wanted, MOST_STAGES) if name in _GRIDS else wanted
 
 
-def landscape_of(name: AlgorithmName, evaluator: Evaluator, names: Sequence[str]) -> Landscape:
+def kind_of(name: AlgorithmName) -> Kind:
     """Say which cascades an algorithm searches."""
     if name == "grid-last":
-        return Landscape.replaced(evaluator, names)
+        return "replaced"
     if name == "ensemble":
-        return Landscape.ensembles(evaluator, names)
-    return Landscape.averaged(evaluator, names)
+        return "ensembles"
+    return "either" if name in ("mo-gomea", "nsga2", "nsga3", "random") else "averaged"
+
+
+def landscape_of(name: AlgorithmName, evaluator: Evaluator, names: Sequence[str]) -> Landscape:
+    """Make the landscape that an algorithm searches."""
+    makers = {
+        "averaged": Landscape.averaged,
+        "either": Landscape.either,
+        "ensembles": Landscape.ensembles,
+        "replaced": Landscape.replaced,
+    }
+    return makers[kind_of(name)](evaluator, names)
 
 
 def algorithm_of(

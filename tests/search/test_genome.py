@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from encas.search.genome import Space
 
@@ -10,3 +11,28 @@ def test_a_cascade_is_written_back_as_the_genome_that_it_came_from() -> None:
     )
     for genome in space.canonical(genomes):
         assert space.genome(space.cascade(genome, names), names).tolist() == genome.tolist()
+
+
+def test_the_way_to_answer_is_the_last_gene_and_means_nothing_for_one_member() -> None:
+    space = Space(3, 2, either_answer=True)
+    assert space.n_values.tolist() == [4, 4, 51, 2]
+    assert space.canonical(np.array([[1, 2, 25, 1], [1, 0, 25, 1]])).tolist() == [[1, 2, 25, 1], [1, 0, 0, 0]]
+    cascade = space.cascade(np.array([1, 2, 25, 1]), "abc")
+    assert (cascade.combine, cascade.member_names) == ("last", ("a", "b"))
+    assert space.genome(cascade, "abc").tolist() == [1, 2, 25, 1]
+    assert space.cascade(np.array([1, 2, 25, 0]), "abc").combine == "mean"
+
+
+def test_cascades_of_one_stage_answer_in_one_way() -> None:
+    space = Space(3, 1, either_answer=True)
+    assert space.canonical(np.array([[2, 1], [2, 0]])).tolist() == [[2, 0], [2, 0]]
+
+
+def test_ensembles_answer_in_one_way() -> None:
+    with pytest.raises(ValueError, match="an ensemble answers with the mean"):
+        Space(3, 2, ensemble=True, either_answer=True)
+
+
+def test_members_are_alike_by_cost_and_thresholds_by_value() -> None:
+    alphabets = Space(3, 2, either_answer=True).alphabets(np.array([30.0, 10.0, 20.0]))
+    assert [row.tolist() for row in alphabets] == [[0, 2, 3, 1]] * 2 + [list(range(51)), [0, 1]]
