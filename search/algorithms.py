@@ -69,5 +69,14 @@ def algorithm_of(
         from encas.search.nsga import Nsga  # noqa: PLC0415 - pymoo takes half a second to import
 
         return Nsga(name, space.n_values, rng, seeds=seeds)
-    alphabets = space.alphabets(evaluator.costs) if name != "mo-gomea-2018" else None
-    return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.compact, alphabets=alphabets)
+    if name == "mo-gomea-2018" or space.ensemble:
+        return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.compact)
+    return MoGomea(
+        space.n_values,
+        2,
+        rng,
+        seeds=seeds,
+        canonical=space.compact,
+        loosened=space.loosened,
+        alphabets=space.alphabets(evaluator.costs),
+    )

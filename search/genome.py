@@ -97,6 +97,23 @@ class Space:
             out[:, -1] = np.where((out[:, 1 : self.max_stages] > 0).any(axis=1), genomes[:, -1], 0)
         return out
 
+    def loosened(self, genomes: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
+        """Write canonical genomes of cascades so that they mean the same, with gaps at random places.
+
+        In canonical form no single gene can put a member between two others or, since what guards it would
+        be 0.00, behind the last. Here a gap is guarded by the threshold of some stage of the cascade.
+        """
+        out = np.zeros(genomes.shape, np.intp)
+        _loosen(
+            genomes,
+            self.max_stages,
+            rng.random((len(genomes), self.max_stages)),
+            rng.random(genomes.shape),
+            out,
+        )
+        out[:, 2 * self.max_stages - 1 :] = genomes[:, 2 * self.max_stages - 1 :]
+        return out
+
     def stages(self, genomes: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Decode (p, g) genomes.
 
@@ -152,3 +169,30 @@ def _compact(genomes: NDArray[np.intp], max_stages: int, out: NDArray[np.intp]) 
                 out[row, max_stages + n - 1] = guard
             out[row, n] = genomes[row, position]
             n += 1
+
+
+@njit(cache=True, nogil=True)
+def _loosen(
+    genomes: NDArray[np.intp],
+    max_stages: int,
+    places: NDArray[np.float64],
+    guards: NDArray[np.float64],
+    out: NDArray[np.intp],
+) -> None:
+    """Put n members in the places of the n largest of max_stages numbers; other numbers choose guards."""
+    for row in range(genomes.shape[0]):
+        n = 0
+        while n < max_stages and genomes[row, n] > 0:
+            n += 1
+        for gap in range(max_stages - 1):
+            drawn = guards[row, gap]
+            if n > 1:
+                out[row, max_stages + gap] = genomes[row, max_stages + int(drawn * (n - 1))]
+            else:
+                out[row, max_stages + gap] = 1 + int(drawn * NEVER)
+        order = np.argsort(places[row])
+        taken = np.sort(order[max_stages - n :])
+        for i in range(n):
+            out[row, taken[i]] = genomes[row, i]
+            if i > 0:
+                out[row, max_stages + taken[i] - 1] = genomes[row, max_stages + i - 1]

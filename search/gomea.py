@@ -67,6 +67,8 @@ class MoGomea:
         canonical: (p, g) genomes -> (p, g) genomes, equal where they mean the same. Where it is given, every
             genome is brought into this form before it is asked for, so that none is asked for in two forms.
             This is an addition to the paper.
+        loosened: Writes (p, g) canonical genomes in another form of the same meaning, by chance. Before every
+            step solutions are brought into such a form, from which other genomes are one gene away.
         alphabets: For each gene its values in an order in which neighbours are alike. Where they are given,
             solutions also mix with the archive near them, and single genes move to values close by. This is
             an addition to the paper; for genes without an order (and deceptive problems) it is in the way.
@@ -82,6 +84,7 @@ class MoGomea:
         *,
         seeds: Genomes | None = None,
         canonical: Callable[[Genomes], Genomes] | None = None,
+        loosened: Callable[[Genomes, np.random.Generator], Genomes] | None = None,
         alphabets: Sequence[NDArray[np.intp]] | None = None,
         tolerance: float = 1e-5,
         archive_size: int = 10_000,
@@ -94,6 +97,7 @@ class MoGomea:
         self._rng = rng
         self._seeds = np.empty((0, len(self._n_values)), np.intp) if seeds is None else seeds
         self._canonical = canonical
+        self._loosened = loosened
         self._alphabets = None if alphabets is None else _Alphabets.of(self._n_values, alphabets)
         self._tolerance = tolerance
         self.archive = Archive(
@@ -184,10 +188,11 @@ class MoGomea:
         if near is not None:
             source, donors = near.source, near.donors(donors, self._rng)
         for step in range(len(order)):
-            chosen = donors[step]
+            chosen, before = donors[step], self._before(offspring.genomes)
             if near is not None:
-                chosen = near.moved(offspring, order[step], chosen, self._rng)
-            rows, genomes = self._mixed(offspring, everyone, order[step], source, chosen)
+                sets = offspring.sets[everyone, order[step]]
+                chosen = near.moved(before, sets, chosen, self._rng)
+            rows, genomes = self._mixed(offspring, before, everyone, order[step], source, chosen)
             if not len(rows):
                 continue
             objectives = yield genomes
@@ -207,8 +212,9 @@ class MoGomea:
         for step in range(len(order)):
             everyone = np.flatnonzero(waiting)
             donors = self._archive_members(offspring.extreme[everyone])
+            before = self._before(offspring.genomes)
             rows, genomes = self._mixed(
-                offspring, everyone, order[step, everyone], self.archive.genomes, donors
+                offspring, before, everyone, order[step, everyone], self.archive.genomes, donors
             )
             if not len(rows):
                 continue
@@ -229,16 +235,21 @@ class MoGomea:
 
     # --- their parts ---
 
+    def _before(self, genomes: Genomes) -> Genomes:
+        """Return genomes in the form that a step changes."""
+        return genomes if self._loosened is None else self._loosened(genomes, self._rng)
+
     def _mixed(
         self,
         offspring: "_Offspring",
+        before: Genomes,
         rows: NDArray[np.intp],
         chosen: NDArray[np.intp],
         source: Genomes,
         donors: NDArray[np.intp],
     ) -> tuple[NDArray[np.intp], Genomes]:
         """Give each row the genes of its chosen set from its donor; return the rows that changes, and how."""
-        changed, genomes = _copied(offspring.genomes, rows, offspring.sets, chosen, source, donors)
+        changed, genomes = _copied(before, rows, offspring.sets, chosen, source, donors)
         if self._canonical is not None and len(changed):
             genomes = self._canonical(genomes)
             differs = (genomes != offspring.genomes[changed]).any(axis=1)
@@ -281,11 +292,15 @@ class _Alphabets:
         return cls(n_values, values, places)
 
     def moved(self, genomes: Genomes, genes: NDArray[np.intp], by: NDArray[np.float64]) -> Genomes:
-        """Move one gene of each of n genomes by some places, at least by one, as far as its alphabet goes."""
+        """Move one gene of each of n genomes by some places, at least by one; the ends throw back."""
         rows, moved = np.arange(len(genomes)), genomes.copy()
+        last = self.n_values[genes] - 1
         away = np.copysign(np.ceil(np.abs(by)), by).astype(np.intp)
-        places = np.clip(self.places[genes, genomes[rows, genes]] + away, 0, self.n_values[genes] - 1)
-        moved[rows, genes] = self.values[genes, places]
+        here = self.places[genes, genomes[rows, genes]]
+        there = np.abs(here + away)
+        there = np.clip(np.where(there > last, 2 * last - there, there), 0, last)
+        # Of two values the other one.
+        moved[rows, genes] = self.values[genes, np.where(last == 1, 1 - here, there)]
         return moved
 
 
@@ -339,20 +354,16 @@ class _Near:
 
     def moved(
         self,
-        offspring: _Offspring,
-        chosen: NDArray[np.intp],
+        genomes: Genomes,
+        sets: NDArray[np.bool_],
         donors: NDArray[np.intp],
         rng: np.random.Generator,
     ) -> NDArray[np.intp]:
         """(n,) donors, those of some single genes replaced by the solution itself with that gene moved."""
-        n = len(offspring)
-        everyone = np.arange(n)
-        sets = offspring.sets[everyone, chosen]
-        self.source[-n:] = self.alphabets.moved(
-            offspring.genomes, sets.argmax(axis=1), rng.normal(0, _FAR, n)
-        )
+        n = len(genomes)
+        self.source[-n:] = self.alphabets.moved(genomes, sets.argmax(axis=1), rng.normal(0, _FAR, n))
         moves = (rng.random(n) < MOVED) & (sets.sum(axis=1) == 1)
-        return np.where(moves, len(self.source) - n + everyone, donors)
+        return np.where(moves, len(self.source) - n + np.arange(n), donors)
 
 
 @nb.njit(cache=True)
