@@ -112,7 +112,15 @@ def on_test(cascades: Sequence[Cascade], pool: Pool) -> list[tuple[float, float]
     return points
 
 
-def run(results: Path, pools: Sequence[str], evaluations: int, seeds: int, *, in_time: bool) -> None:
+def run(
+    results: Path,
+    pools: Sequence[str],
+    evaluations: int,
+    seeds: int,
+    *,
+    only: Sequence[str] | None,
+    in_time: bool,
+) -> None:
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for source in pools:
@@ -121,6 +129,8 @@ def run(results: Path, pools: Sequence[str], evaluations: int, seeds: int, *, in
             search(pool, evaluations=300)
             for seed in range(1, seeds + 1):
                 for algorithm in (PLAIN, REFINED, *CHANCY[2:], *(CERTAIN if seed == 1 else ())):
+                    if only is not None and algorithm not in only:
+                        continue
                     kept(results, pool, algorithm, seed, "evaluations", evaluations)
                     if in_time and algorithm != PLAIN:
                         in_equal_time(results, pool, algorithm, seed, evaluations)
@@ -296,13 +306,14 @@ def main() -> None:
     running.add_argument("pools", nargs="+", metavar="POOL")
     running.add_argument("--evaluations", type=int, default=20_000)
     running.add_argument("--seeds", type=int, default=10)
+    running.add_argument("--only", nargs="+", choices=(*CHANCY, *CERTAIN), help="these algorithms")
     running.add_argument("--no-time", action="store_true", help="equal evaluations only")
     reporting = commands.add_parser("report")
     reporting.add_argument("results", type=Path)
     reporting.add_argument("--picture", type=Path)
     args = parser.parse_args()
     if args.command == "run":
-        run(args.results, args.pools, args.evaluations, args.seeds, in_time=not args.no_time)
+        run(args.results, args.pools, args.evaluations, args.seeds, only=args.only, in_time=not args.no_time)
         return
     report(args.results)
     if args.picture is not None:

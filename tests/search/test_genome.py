@@ -36,3 +36,18 @@ def test_ensembles_answer_in_one_way() -> None:
 def test_members_are_alike_by_cost_and_thresholds_by_value() -> None:
     alphabets = Space(3, 2, either_answer=True).alphabets(np.array([30.0, 10.0, 20.0]))
     assert [row.tolist() for row in alphabets] == [[0, 2, 3, 1]] * 2 + [list(range(51)), [0, 1]]
+
+
+def test_loosened_genomes_mean_the_same_and_leave_gaps_at_every_place() -> None:
+    space, rng = Space(5, 4, either_answer=True), np.random.default_rng(0)
+    genomes = space.canonical(rng.integers(space.n_values, size=(200, space.n_genes)))
+    loose = space.loosened(genomes, rng)
+    assert (space.canonical(loose) == genomes).all()
+    assert ((loose[:, :4] == 0).any(axis=0)).all()
+    # No gap is guarded by 0.00: a member that is put there is reached.
+    assert (loose[:, 4:7] > 0).all()
+
+
+def test_a_gap_is_guarded_as_some_stage_of_the_cascade_is() -> None:
+    loose = Space(5, 4).loosened(np.array([[1, 2, 0, 0, 30, 0, 0]]), np.random.default_rng(0))
+    assert loose[0, 4:].tolist() == [30, 30, 30]
