@@ -15,8 +15,9 @@ from encas.search.landscape import Landscape
 from encas.search.random import RandomSearch
 
 AlgorithmName = Literal[
-    "mo-gomea", "nsga2", "nsga3", "random", "greedy", "grid-last", "grid-mean", "ensemble"
+    "mo-gomea", "mo-gomea-2018", "nsga2", "nsga3", "random", "greedy", "grid-last", "grid-mean", "ensemble"
 ]
+Kind = Literal["averaged", "either", "ensembles", "replaced"]  # of cascades, see `Landscape`
 ALGORITHMS: tuple[AlgorithmName, ...] = get_args(AlgorithmName)
 _GRIDS = ("grid-last", "grid-mean")
 # Greedy's thresholds are off the grid anyway, those of ensembles would make cascades of them.
@@ -28,13 +29,24 @@ def most_stages(name: AlgorithmName, wanted: int) -> int:
     return min(wanted, MOST_STAGES) if name in _GRIDS else wanted
 
 
-def landscape_of(name: AlgorithmName, evaluator: Evaluator, names: Sequence[str]) -> Landscape:
+def kind_of(name: AlgorithmName) -> Kind:
     """Say which cascades an algorithm searches."""
     if name == "grid-last":
-        return Landscape.replaced(evaluator, names)
+        return "replaced"
     if name == "ensemble":
-        return Landscape.ensembles(evaluator, names)
-    return Landscape.averaged(evaluator, names)
+        return "ensembles"
+    return "either" if name in ("mo-gomea", "nsga2", "nsga3", "random") else "averaged"
+
+
+def landscape_of(name: AlgorithmName, evaluator: Evaluator, names: Sequence[str]) -> Landscape:
+    """Make the landscape that an algorithm searches."""
+    makers = {
+        "averaged": Landscape.averaged,
+        "either": Landscape.either,
+        "ensembles": Landscape.ensembles,
+        "replaced": Landscape.replaced,
+    }
+    return makers[kind_of(name)](evaluator, names)
 
 
 def algorithm_of(
@@ -57,4 +69,14 @@ def algorithm_of(
         from encas.search.nsga import Nsga  # noqa: PLC0415 - pymoo takes half a second to import
 
         return Nsga(name, space.n_values, rng, seeds=seeds)
-    return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.compact)
+    if name == "mo-gomea-2018" or space.ensemble:
+        return MoGomea(space.n_values, 2, rng, seeds=seeds, canonical=space.compact)
+    return MoGomea(
+        space.n_values,
+        2,
+        rng,
+        seeds=seeds,
+        canonical=space.compact,
+        loosened=space.loosened,
+        alphabets=space.alphabets(evaluator.costs),
+    )

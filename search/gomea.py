@@ -7,9 +7,13 @@ One thing is arranged differently, so that evaluations come in batches: all solu
 their mixing steps together, step i of every solution before step i + 1 of any. Donors come from the
 population as it was when the generation began, so this changes only the order in which the shared archive
 hears of new points.
+
+For genes whose values have an order two things are added (docs/search.md tells what they bring): half of the
+donors are members of the archive that are near in the objective space, and half of the steps that copy a
+single gene move it to a value close by instead.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numba as nb
@@ -24,6 +28,10 @@ from encas.search.linkage import linkage_tree, mutual_information
 FIRST_SIZE = 8
 FIRST_CLUSTERS = 3
 GENERATIONS_PER_LARGER_ONE = 2
+FROM_ARCHIVE = 0.5  # of the donors
+NEAR = 20  # so many members of the archive may be a solution's donors
+MOVED = 0.5  # of the steps of single genes
+_FAR = 3.0  # standard deviation of such a move, in places of the gene's alphabet
 
 # Yields genomes to evaluate, and is sent their objectives.
 Steps = Generator[Genomes, Objectives, None]
@@ -59,6 +67,11 @@ class MoGomea:
         canonical: (p, g) genomes -> (p, g) genomes, equal where they mean the same. Where it is given, every
             genome is brought into this form before it is asked for, so that none is asked for in two forms.
             This is an addition to the paper.
+        loosened: Writes (p, g) canonical genomes in another form of the same meaning, by chance. Before every
+            step solutions are brought into such a form, from which other genomes are one gene away.
+        alphabets: For each gene its values in an order in which neighbours are alike. Where they are given,
+            solutions also mix with the archive near them, and single genes move to values close by. This is
+            an addition to the paper; for genes without an order (and deceptive problems) it is in the way.
         tolerance: Smaller differences of an objective do not count.
         archive_size: About how many points the archive holds at most.
     """
@@ -71,6 +84,8 @@ class MoGomea:
         *,
         seeds: Genomes | None = None,
         canonical: Callable[[Genomes], Genomes] | None = None,
+        loosened: Callable[[Genomes, np.random.Generator], Genomes] | None = None,
+        alphabets: Sequence[NDArray[np.intp]] | None = None,
         tolerance: float = 1e-5,
         archive_size: int = 10_000,
     ) -> None:
@@ -82,6 +97,8 @@ class MoGomea:
         self._rng = rng
         self._seeds = np.empty((0, len(self._n_values)), np.intp) if seeds is None else seeds
         self._canonical = canonical
+        self._loosened = loosened
+        self._alphabets = None if alphabets is None else _Alphabets.of(self._n_values, alphabets)
         self._tolerance = tolerance
         self.archive = Archive(
             len(self._n_values), n_objectives, tolerance=tolerance, target_size=archive_size
@@ -161,13 +178,21 @@ class MoGomea:
         return trees[:, :-1] if genomes.shape[1] > 1 else trees
 
     def _mix(self, population: Population, offspring: "_Offspring", clusters: Clusters) -> Steps:
-        """Gene-pool optimal mixing: take over the genes of each linkage set from a donor of the cluster."""
+        """Gene-pool optimal mixing: take over the genes of each linkage set from a donor."""
         everyone = np.arange(len(offspring))
         order = self._orders(offspring)
         drawn = self._rng.integers(clusters.members.shape[1], size=order.shape)
-        donors = clusters.members[clusters.of, drawn]  # (f, n)
+        donors = clusters.members[clusters.of, drawn]  # (f, n) of the source
+        source = population.genomes
+        near = None if self._alphabets is None else _Near.of(self._alphabets, population, self.archive)
+        if near is not None:
+            source, donors = near.source, near.donors(donors, self._rng)
         for step in range(len(order)):
-            rows, genomes = self._mixed(offspring, everyone, order[step], population.genomes, donors[step])
+            chosen, before = donors[step], self._before(offspring.genomes)
+            if near is not None:
+                sets = offspring.sets[everyone, order[step]]
+                chosen = near.moved(before, sets, chosen, self._rng)
+            rows, genomes = self._mixed(offspring, before, everyone, order[step], source, chosen)
             if not len(rows):
                 continue
             objectives = yield genomes
@@ -187,8 +212,9 @@ class MoGomea:
         for step in range(len(order)):
             everyone = np.flatnonzero(waiting)
             donors = self._archive_members(offspring.extreme[everyone])
+            before = self._before(offspring.genomes)
             rows, genomes = self._mixed(
-                offspring, everyone, order[step, everyone], self.archive.genomes, donors
+                offspring, before, everyone, order[step, everyone], self.archive.genomes, donors
             )
             if not len(rows):
                 continue
@@ -209,16 +235,21 @@ class MoGomea:
 
     # --- their parts ---
 
+    def _before(self, genomes: Genomes) -> Genomes:
+        """Return genomes in the form that a step changes."""
+        return genomes if self._loosened is None else self._loosened(genomes, self._rng)
+
     def _mixed(
         self,
         offspring: "_Offspring",
+        before: Genomes,
         rows: NDArray[np.intp],
         chosen: NDArray[np.intp],
         source: Genomes,
         donors: NDArray[np.intp],
     ) -> tuple[NDArray[np.intp], Genomes]:
         """Give each row the genes of its chosen set from its donor; return the rows that changes, and how."""
-        changed, genomes = _copied(offspring.genomes, rows, offspring.sets, chosen, source, donors)
+        changed, genomes = _copied(before, rows, offspring.sets, chosen, source, donors)
         if self._canonical is not None and len(changed):
             genomes = self._canonical(genomes)
             differs = (genomes != offspring.genomes[changed]).any(axis=1)
@@ -243,6 +274,36 @@ class MoGomea:
         return verdict
 
 
+@dataclass(frozen=True)
+class _Alphabets:
+    """In which order the values of each gene stand; v is the size of the largest alphabet."""
+
+    n_values: NDArray[np.intp]  # (g,)
+    values: NDArray[np.intp]  # (g, v) by place
+    places: NDArray[np.intp]  # (g, v) by value
+
+    @classmethod
+    def of(cls, n_values: NDArray[np.intp], rows: Sequence[NDArray[np.intp]]) -> "_Alphabets":
+        values, places = np.zeros((2, len(n_values), n_values.max()), np.intp)
+        for gene, row in enumerate(rows):
+            if not np.array_equal(np.sort(row), np.arange(n_values[gene])):
+                raise ValueError(f"alphabet of gene {gene}: must hold each of 0 .. {n_values[gene] - 1} once")
+            values[gene, : len(row)], places[gene, : len(row)] = row, np.argsort(row)
+        return cls(n_values, values, places)
+
+    def moved(self, genomes: Genomes, genes: NDArray[np.intp], by: NDArray[np.float64]) -> Genomes:
+        """Move one gene of each of n genomes by some places, at least by one; the ends throw back."""
+        rows, moved = np.arange(len(genomes)), genomes.copy()
+        last = self.n_values[genes] - 1
+        away = np.copysign(np.ceil(np.abs(by)), by).astype(np.intp)
+        here = self.places[genes, genomes[rows, genes]]
+        there = np.abs(here + away)
+        there = np.clip(np.where(there > last, 2 * last - there, there), 0, last)
+        # Of two values the other one.
+        moved[rows, genes] = self.values[genes, np.where(last == 1, 1 - here, there)]
+        return moved
+
+
 @dataclass
 class _Offspring:
     """What a population's solutions are becoming during a generation."""
@@ -263,6 +324,79 @@ class _Offspring:
         self.genomes[rows] = genomes
         self.objectives[rows] = objectives
         self.improved[rows] = True
+
+
+@dataclass(frozen=True)
+class _Near:
+    """What n solutions may mix with besides their cluster: the archive near them, and themselves.
+
+    Attributes:
+        alphabets: Of the genes.
+        source: (n + a + n, g) the population, the archive, and each solution with one gene moved.
+        archive: (n, q) places of each solution's nearest members of the archive in the source.
+    """
+
+    alphabets: _Alphabets
+    source: Genomes
+    archive: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, alphabets: _Alphabets, population: Population, archive: Archive) -> "_Near":
+        source = np.concatenate([population.genomes, archive.genomes, population.genomes])
+        places = nearest(population.objectives, archive.objectives, NEAR)
+        return cls(alphabets, source, len(population.genomes) + places)
+
+    def donors(self, of_cluster: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
+        """(f, n) donors, some of them replaced by members of the archive."""
+        drawn = rng.integers(self.archive.shape[1], size=of_cluster.shape)
+        of_archive = self.archive[np.arange(len(self.archive)), drawn]
+        return np.where(rng.random(of_cluster.shape) < FROM_ARCHIVE, of_archive, of_cluster)
+
+    def moved(
+        self,
+        genomes: Genomes,
+        sets: NDArray[np.bool_],
+        donors: NDArray[np.intp],
+        rng: np.random.Generator,
+    ) -> NDArray[np.intp]:
+        """(n,) donors, those of some single genes replaced by the solution itself with that gene moved."""
+        n = len(genomes)
+        self.source[-n:] = self.alphabets.moved(genomes, sets.argmax(axis=1), rng.normal(0, _FAR, n))
+        moves = (rng.random(n) < MOVED) & (sets.sum(axis=1) == 1)
+        return np.where(moves, len(self.source) - n + np.arange(n), donors)
+
+
+@nb.njit(cache=True)
+def nearest(points: Objectives, others: Objectives, count: int) -> NDArray[np.intp]:
+    """(n, min(count, a)) which of the (a, o) others are nearest to each of (n, o) points, the nearest first.
+
+    Objectives are scaled by the ranges of the others.
+    """
+    n_others, n_objectives = others.shape
+    count = min(count, n_others)
+    scale = np.ones(n_objectives)
+    for j in range(n_objectives):
+        span = others[:, j].max() - others[:, j].min()
+        if span > 0:
+            scale[j] = 1 / span
+    found = np.empty((len(points), count), np.intp)
+    distances = np.empty(count)
+    for i in range(len(points)):
+        distances[:] = np.inf
+        for a in range(n_others):
+            distance = 0.0
+            for j in range(n_objectives):
+                distance += ((points[i, j] - others[a, j]) * scale[j]) ** 2
+            if distance >= distances[count - 1]:
+                continue
+            place = count - 1
+            while place > 0 and distances[place - 1] > distance:
+                distances[place] = distances[place - 1]
+                found[i, place] = found[i, place - 1]
+                place -= 1
+            distances[place] = distance
+            found[i, place] = a
+    return found
 
 
 @nb.njit(cache=True)

@@ -1,9 +1,11 @@
 """What genomes mean to a search: cascades of one kind, with their error and cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encas.cascade import Cascade, Combine
 from encas.search.algorithm import Genomes, Objectives
@@ -13,6 +15,8 @@ from encas.search.genome import NEVER, Space
 from encas.search.last import LastEvaluator
 from encas.search.ledger import Evaluations
 from encas.search.pareto import non_dominated
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -24,14 +28,14 @@ class Landscape:
         names: (m,) of the members.
         evaluate: (p, g) genomes in canonical form -> (p, 2) error in [0, 1] and mean cost per sample.
         count: (p, g) genomes in canonical form -> what happened to the samples.
-        combine: How the cascades answer.
+        combine: How the cascades answer; None: as their genome says.
     """
 
     space: Space
     names: Sequence[str]
     evaluate: Callable[[Genomes], Objectives]
     count: Callable[[Genomes], Counts]
-    combine: Combine = "mean"
+    combine: Combine | None = "mean"
 
     @classmethod
     def averaged(cls, evaluator: Evaluator, names: Sequence[str]) -> "Landscape":
@@ -43,6 +47,26 @@ class Landscape:
         """Cascades that answer with the latest stage alone."""
         last = LastEvaluator(evaluator)
         return cls(evaluator.space, names, last.of_canonical, last.counts, "last")
+
+    @classmethod
+    def either(cls, evaluator: Evaluator, names: Sequence[str]) -> "Landscape":
+        """Cascades that answer in either way, which is a gene."""
+        last = LastEvaluator(evaluator)
+
+        def evaluate(genomes: Genomes) -> Objectives:
+            objectives = np.empty((len(genomes), 2))
+            for rows, cascades, among in _by_answer(genomes, evaluator.of_canonical, last.of_canonical):
+                objectives[rows] = among(cascades)
+            return objectives
+
+        def count(genomes: Genomes) -> Counts:
+            counts = Counts.none(len(genomes), evaluator.space.max_stages)
+            for rows, cascades, among in _by_answer(genomes, evaluator.counts, last.counts):
+                some = among(cascades)
+                counts.right[rows], counts.reached[rows] = some.right, some.reached
+            return counts
+
+        return cls(replace(evaluator.space, either_answer=True), names, evaluate, count, None)
 
     @classmethod
     def ensembles(cls, evaluator: Evaluator, names: Sequence[str]) -> "Landscape":
@@ -84,4 +108,15 @@ class Landscape:
         ]
 
     def _cascade(self, genome: Genomes) -> Cascade:
-        return self.space.cascade(genome, self.names).model_copy(update={"combine": self.combine})
+        cascade = self.space.cascade(genome, self.names)
+        return cascade if self.combine is None else cascade.model_copy(update={"combine": self.combine})
+
+
+def _by_answer(
+    genomes: Genomes, averaged: Callable[[Genomes], Result], replaced: Callable[[Genomes], Result]
+) -> Iterator[tuple[NDArray[np.intp], Genomes, Callable[[Genomes], Result]]]:
+    """Part genomes by their last gene: rows, their genomes without it, and who evaluates those."""
+    for answer, among in enumerate((averaged, replaced)):
+        rows = np.flatnonzero(genomes[:, -1] == answer)
+        if len(rows):
+            yield rows, np.ascontiguousarray(genomes[rows, :-1]), among

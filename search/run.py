@@ -14,12 +14,13 @@ from encas.evaluation import evaluate
 from encas.front import Front, FrontFile, Single
 from encas.pool import Member, Pool
 from encas.refinement import Corrections
-from encas.search.algorithm import Algorithm, Objectives
+from encas.search.algorithm import Objectives
 from encas.search.algorithms import (
     ALGORITHMS,
     REFINABLE,
     AlgorithmName,
     algorithm_of,
+    kind_of,
     landscape_of,
     most_stages,
 )
@@ -94,17 +95,9 @@ def search(
     Source: Chebykin et al., GECCO 2022, arXiv:2203.04011.
     """
     started_s = time.monotonic()
-    _check(evaluations=evaluations, max_stages=max_stages, workers=workers)
-    if seed < 0:
-        raise InvalidInput(f"seed: must be at least 0, got {seed}")
-    if algorithm not in ALGORITHMS:
-        raise InvalidInput(f"algorithm '{algorithm}': must be one of {', '.join(ALGORITHMS)}")
-    if refine_thresholds is None:
-        refine_thresholds = algorithm == "mo-gomea"
-    if refine_thresholds and algorithm not in REFINABLE:
-        raise InvalidInput(f"algorithm '{algorithm}': its thresholds cannot be refined")
-    sweeps = int(SHARE * evaluations) // SWEEP if refine_thresholds else 0
-    budget = evaluations - sweeps * SWEEP  # of the algorithm
+    plan = _Plan(evaluations, seed, algorithm, max_stages, report_fraction, workers, seed_singles)
+    plan = replace(plan, refines=algorithm == "mo-gomea" if refine_thresholds is None else refine_thresholds)
+    plan.check()
     problem = Problem.of(
         pool, split, objective, most_stages(algorithm, max_stages), report_fraction, corrections
     )
@@ -119,60 +112,55 @@ def search(
         rows=problem.held_out.rest,
     )
     if algorithm == "greedy":
-        outcome = _built(problem, budget, progress)
+        outcome = _built(problem, plan.budget, progress)
     else:
-        landscape = landscape_of(algorithm, evaluator, problem.names)
-        seeds = landscape.genomes(start)
-        if seed_singles:
-            seeds = np.concatenate([landscape.singles(), seeds])
-        chosen = algorithm_of(algorithm, landscape, evaluator, budget, seed, seeds)
-        earlier = Evaluations.none(landscape.space.n_genes)
-        if checkpoint is not None:
-            earlier = checkpoint.read(landscape.space.n_genes)
-        ledger = Ledger(landscape.space.compact, landscape.evaluate, budget, earlier)
-        ledger.objectives(seeds)
-        watch = Watch(ledger, (1.0, problem.most), progress, checkpoint, checkpoint_every_s)
-        outcome = _driven(chosen, landscape, watch)
-    if refine_thresholds and outcome.found:
-        outcome = _refined(outcome, evaluator, problem, evaluations, workers, progress)
+        outcome = _asked(plan, problem, evaluator, start, progress, checkpoint, checkpoint_every_s)
+    if plan.refines and outcome.found:
+        outcome = _refined(outcome, evaluator, problem, plan, progress)
     if not outcome.found:
         raise InvalidInput(f"{outcome.genotypes} evaluations found no cascade; allow more evaluations")
-
     if Pool.open(pool.path).sha256 != pool.sha256:
         raise InvalidInput(f"{pool.path}: changed while it was searched; search again")
     evaluator.check()
-    singles = Landscape.averaged(evaluator, problem.names).singles()
-    file = FrontFile(
-        pool=problem.reference,
-        split=split,
-        objective=str(problem.objective),
-        unit=problem.objective.unit,
-        algorithm=algorithm,
-        seed=seed,
-        settings={
-            "evaluations": evaluations,
-            "exhaustive": outcome.exhaustive,
-            "max_stages": max_stages,
-            "refine_thresholds": refine_thresholds,
-            "report_fraction": report_fraction,
-            "seed_singles": seed_singles,
-        },
-        evaluations={
-            "genotypes": outcome.genotypes,
-            "phenotypes": outcome.phenotypes,
-            "sweeps": outcome.sweeps,
-        },
-        versions={"encas": __version__, "numpy": np.__version__},
-        singles=_described(problem, evaluator.objectives(singles)),
-        candidates=tuple(found.candidate(problem) for found in outcome.found),
-        seconds=time.monotonic() - started_s,
-    )
+    file = _file(plan, problem, evaluator, outcome, started_s)
     front = Front(Path("front" if out is None else out), file)
     if checkpoint is not None:
         front.write()
         draw(front)
         checkpoint.remove()
     return front
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was asked for; see `search`."""
+
+    evaluations: int
+    seed: int
+    algorithm: AlgorithmName
+    max_stages: int
+    report_fraction: float
+    workers: int
+    seed_singles: bool
+    refines: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot be done."""
+        for name in ("evaluations", "max_stages", "workers"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise InvalidInput(f"seed: must be at least 0, got {self.seed}")
+        if self.algorithm not in ALGORITHMS:
+            raise InvalidInput(f"algorithm '{self.algorithm}': must be one of {', '.join(ALGORITHMS)}")
+        if self.refines and self.algorithm not in REFINABLE:
+            raise InvalidInput(f"algorithm '{self.algorithm}': its thresholds cannot be refined")
+
+    @property
+    def budget(self) -> int:
+        """Evaluations of the algorithm; the others are for sweeps."""
+        sweeps = int(SHARE * self.evaluations) // SWEEP if self.refines else 0
+        return self.evaluations - sweeps * SWEEP
 
 
 @dataclass(frozen=True)
@@ -186,16 +174,33 @@ class _Outcome:
     sweeps: int = 0
 
 
-def _driven(algorithm: Algorithm, landscape: Landscape, watch: Watch) -> _Outcome:
-    """Let an algorithm ask until it ends."""
+def _asked(
+    plan: _Plan,
+    problem: Problem,
+    evaluator: Evaluator,
+    start: Sequence[Cascade],
+    progress: Progress | None,
+    checkpoint: Checkpoint | None,
+    checkpoint_every_s: float,
+) -> _Outcome:
+    """Let an algorithm ask until it ends, or the budget is spent."""
+    landscape = landscape_of(plan.algorithm, evaluator, problem.names)
+    seeds = landscape.genomes(start)
+    if plan.seed_singles:
+        seeds = np.concatenate([landscape.singles(), seeds])
+    algorithm = algorithm_of(plan.algorithm, landscape, evaluator, plan.budget, plan.seed, seeds)
+    n_genes = landscape.space.n_genes
+    earlier = Evaluations.none(n_genes) if checkpoint is None else checkpoint.read(n_genes)
+    ledger = Ledger(landscape.space.compact, landscape.evaluate, plan.budget, earlier)
+    ledger.objectives(seeds)
+    watch = Watch(ledger, (1.0, problem.most), progress, checkpoint, checkpoint_every_s)
     # In percent of what a single member can reach, which is the scale of the algorithm's tolerance.
-    drive(algorithm, watch.ledger, np.array(watch.reference) / 100, watch)
+    drive(algorithm, ledger, np.array(watch.reference) / 100, watch)
     watch.keep()
-    evaluations = watch.ledger.evaluations
     return _Outcome(
-        landscape.front(evaluations),
-        watch.ledger.n_genotypes,
-        len(evaluations.genomes),
+        landscape.front(ledger.evaluations),
+        ledger.n_genotypes,
+        len(ledger.evaluations.genomes),
         isinstance(algorithm, Exhaustive),
     )
 
@@ -209,23 +214,44 @@ def _built(problem: Problem, budget: int, progress: Progress | None) -> _Outcome
 
 
 def _refined(
-    outcome: _Outcome,
-    evaluator: Evaluator,
-    problem: Problem,
-    evaluations: int,
-    workers: int,
-    progress: Progress | None,
+    outcome: _Outcome, evaluator: Evaluator, problem: Problem, plan: _Plan, progress: Progress | None
 ) -> _Outcome:
     """Refine thresholds for what is left of the evaluations."""
-    budget = (evaluations - outcome.genotypes) // SWEEP
-    refiner = Refiner(evaluator, problem.names, budget, workers, progress)
+    budget = (plan.evaluations - outcome.genotypes) // SWEEP
+    refiner = Refiner(evaluator, problem.names, budget, plan.workers, progress)
     return replace(outcome, found=refiner.refine(outcome.found), sweeps=refiner.sweeps)
 
 
-def _check(**settings: int) -> None:
-    for name, value in settings.items():
-        if value < 1:
-            raise InvalidInput(f"{name}: must be at least 1, got {value}")
+def _file(
+    plan: _Plan, problem: Problem, evaluator: Evaluator, outcome: _Outcome, started_s: float
+) -> FrontFile:
+    """Write down what was found, and how."""
+    singles = Landscape.averaged(evaluator, problem.names).singles()
+    return FrontFile(
+        pool=problem.reference,
+        split=problem.split,
+        objective=str(problem.objective),
+        unit=problem.objective.unit,
+        algorithm=plan.algorithm,
+        seed=plan.seed,
+        settings={
+            "evaluations": plan.evaluations,
+            "exhaustive": outcome.exhaustive,
+            "max_stages": plan.max_stages,
+            "refine_thresholds": plan.refines,
+            "report_fraction": plan.report_fraction,
+            "seed_singles": plan.seed_singles,
+        },
+        evaluations={
+            "genotypes": outcome.genotypes,
+            "phenotypes": outcome.phenotypes,
+            "sweeps": outcome.sweeps,
+        },
+        versions={"encas": __version__, "numpy": np.__version__},
+        singles=_described(problem, evaluator.objectives(singles)),
+        candidates=tuple(found.candidate(problem) for found in outcome.found),
+        seconds=time.monotonic() - started_s,
+    )
 
 
 def _prepared(out: Path, problem: Problem, algorithm: AlgorithmName) -> Checkpoint:
@@ -233,8 +259,7 @@ def _prepared(out: Path, problem: Problem, algorithm: AlgorithmName) -> Checkpoi
     require("matplotlib", "search")
     require("plotly", "search")
     out.mkdir(parents=True, exist_ok=True)
-    kind = f"-{algorithm}" if algorithm in ("grid-last", "ensemble") else ""  # of other cascades
-    return Checkpoint(out / "checkpoint.npz", problem.digest + kind)
+    return Checkpoint(out / "checkpoint.npz", f"{problem.digest}-{kind_of(algorithm)}")
 
 
 def _described(problem: Problem, objectives: Objectives) -> tuple[Single, ...]:

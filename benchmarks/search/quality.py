@@ -5,7 +5,8 @@
 
 `run` searches split val of each pool, evaluates every front on val and on test, and keeps all points in
 RESULTS; what is there is not searched again, so it may be stopped at any time. Pools are copied before;
-`synthetic` stands for one of 100 members, 10,000 samples a split and 10 classes (see synthetic.py).
+`synthetic` stands for one of 100 members, 10,000 samples a split and 10 classes (see synthetic.py),
+`cifar10` and `photographs` for the recorded outputs of recorded.py, every other sample in val.
 
 In equal time every algorithm gets the seconds that MO-GOMEA without refinement took for the evaluations, in
 as many evaluations as it makes in these: the speed is taken from its run with equal evaluations. Seconds are
@@ -29,6 +30,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 from moocore import hypervolume
 from numpy.typing import NDArray
+from recorded import DATA, RECORDED
 from scipy.stats import wilcoxon
 from synthetic import invented_table, make_pool
 
@@ -38,9 +40,9 @@ from encas.search import search
 from encas.search.evaluate import Evaluator
 from encas.search.sweep import Table, exits_of
 
-REFINED, PLAIN = "mo-gomea, refined", "mo-gomea"
+REFINED, PLAIN, NSGA_REFINED = "mo-gomea, refined", "mo-gomea", "nsga2, refined"
 # Those without chance in them are run once.
-CHANCY = (REFINED, PLAIN, "nsga2", "nsga3", "random", "ensemble")
+CHANCY = (REFINED, PLAIN, NSGA_REFINED, "nsga2", "nsga3", "mo-gomea-2018", "random", "ensemble")
 CERTAIN = ("greedy", "grid-last", "grid-mean")
 SPLITS = ("val", "test")
 MOST_TIMES = 20  # as many evaluations at most in equal time as with equal evaluations
@@ -77,7 +79,7 @@ def searched(pool: Pool, algorithm: str, seed: int, budget: str, evaluations: in
         evaluations=evaluations,
         seed=seed,
         algorithm=algorithm.removesuffix(", refined"),
-        refine_thresholds=algorithm == REFINED,
+        refine_thresholds=algorithm.endswith(", refined"),
         report_fraction=0,
     )
     seconds = time.process_time() - started_s
@@ -110,7 +112,15 @@ def on_test(cascades: Sequence[Cascade], pool: Pool) -> list[tuple[float, float]
     return points
 
 
-def run(results: Path, pools: Sequence[str], evaluations: int, seeds: int) -> None:
+def run(
+    results: Path,
+    pools: Sequence[str],
+    evaluations: int,
+    seeds: int,
+    *,
+    only: Sequence[str] | None,
+    in_time: bool,
+) -> None:
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for source in pools:
@@ -119,11 +129,19 @@ def run(results: Path, pools: Sequence[str], evaluations: int, seeds: int) -> No
             search(pool, evaluations=300)
             for seed in range(1, seeds + 1):
                 for algorithm in (PLAIN, REFINED, *CHANCY[2:], *(CERTAIN if seed == 1 else ())):
-                    both(results, pool, algorithm, seed, evaluations)
+                    if only is not None and algorithm not in only:
+                        continue
+                    kept(results, pool, algorithm, seed, "evaluations", evaluations)
+                    if in_time and algorithm != PLAIN:
+                        in_equal_time(results, pool, algorithm, seed, evaluations)
 
 
 def copied(source: str, folder: Path) -> Pool:
     """Bring a pool to a place that may be written to."""
+    if source in RECORDED:
+        recorded = RECORDED[source](DATA)
+        rows = np.arange(len(recorded.labels))
+        return recorded.pool(folder / source, {"val": rows[::2], "test": rows[1::2]})
     if source != "synthetic":
         return Pool.open(shutil.copytree(source, folder / Path(source).name))
     for split, seed in (("val", 1), ("test", 2)):
@@ -131,11 +149,9 @@ def copied(source: str, folder: Path) -> Pool:
     return pool
 
 
-def both(results: Path, pool: Pool, algorithm: str, seed: int, evaluations: int) -> None:
-    """Search with equal evaluations, then in equal time."""
-    equal = kept(results, pool, algorithm, seed, "evaluations", evaluations)
-    if algorithm == PLAIN:
-        return
+def in_equal_time(results: Path, pool: Pool, algorithm: str, seed: int, evaluations: int) -> None:
+    """Search as long as MO-GOMEA did, by the speed of the search with equal evaluations."""
+    equal = read(results, pool.path.name, algorithm, seed, "evaluations")
     time_s = read(results, pool.path.name, PLAIN, seed, "evaluations").seconds
     times = min(time_s / equal.seconds, MOST_TIMES)
     kept(results, pool, algorithm, seed, "time", max(300, round(evaluations * times)))
@@ -193,7 +209,8 @@ def undominated(front: Points, grid: Points) -> tuple[int, float]:
 def report(results: Path) -> None:
     found = every(results)
     pools = sorted({pool for pool, _, _ in found})
-    for budget in ("evaluations", "time"):
+    timed = any(budget == "time" and name != PLAIN for _, name, budget in found)
+    for budget in ("evaluations", "time") if timed else ("evaluations",):
         for split in SPLITS:
             print(f"\nequal {budget}, {split}\n\n| algorithm | {' | '.join(pools)} |")
             print("|---" * (len(pools) + 1) + "|")
@@ -221,10 +238,10 @@ def column(
         for (of, name, by), some in found.items()
         if (of, by) == (pool, budget)
     }
-    others = [name for name in volumes if name not in (REFINED, PLAIN)]
-    p_values = [p_value(volumes[PLAIN], volumes[name]) for name in others]
-    p_values.append(p_value(volumes[REFINED], volumes[PLAIN]))
-    corrected = dict(zip([*others, REFINED], holm(p_values), strict=True))
+    others = [name for name in volumes if name not in (REFINED, PLAIN, NSGA_REFINED)]
+    hypotheses = [(PLAIN, name) for name in others] + [(REFINED, PLAIN), (REFINED, NSGA_REFINED)]
+    p_values = [p_value(volumes[better], volumes[worse]) for better, worse in hypotheses]
+    corrected = dict(zip([*others, REFINED, NSGA_REFINED], holm(p_values), strict=True))
     cells = {name: f"{np.median(some):.4f}" for name, some in volumes.items()}
     return {
         name: cell + (f" (p {corrected[name]:.2g})" if name in corrected else "")
@@ -289,12 +306,14 @@ def main() -> None:
     running.add_argument("pools", nargs="+", metavar="POOL")
     running.add_argument("--evaluations", type=int, default=20_000)
     running.add_argument("--seeds", type=int, default=10)
+    running.add_argument("--only", nargs="+", choices=(*CHANCY, *CERTAIN), help="these algorithms")
+    running.add_argument("--no-time", action="store_true", help="equal evaluations only")
     reporting = commands.add_parser("report")
     reporting.add_argument("results", type=Path)
     reporting.add_argument("--picture", type=Path)
     args = parser.parse_args()
     if args.command == "run":
-        run(args.results, args.pools, args.evaluations, args.seeds)
+        run(args.results, args.pools, args.evaluations, args.seeds, only=args.only, in_time=not args.no_time)
         return
     report(args.results)
     if args.picture is not None:

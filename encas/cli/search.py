@@ -33,7 +33,8 @@ def search(
     algorithm: Annotated[
         str,
         typer.Option(
-            help="mo-gomea, nsga2, nsga3, random, greedy, grid-last, grid-mean or ensemble (by MO-GOMEA)."
+            help="mo-gomea, mo-gomea-2018 (as published), nsga2, nsga3, random, greedy, grid-last, grid-mean "
+            "or ensemble (by MO-GOMEA)."
         ),
     ] = "mo-gomea",
     objective: Annotated[

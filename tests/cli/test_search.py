@@ -109,7 +109,7 @@ def test_a_search_that_ends_early_says_so(run: Run, pool_path: Path, tmp_path: P
         (["--objective", "joule"], "objective 'joule': must be macs, latency"),
         (
             ["--algorithm", "magic"],
-            "algorithm 'magic': must be one of mo-gomea, nsga2, nsga3, random, greedy,",
+            "algorithm 'magic': must be one of mo-gomea, mo-gomea-2018, nsga2, nsga3,",
         ),
         (["--split", "train"], "no split 'train'; it has: val, test"),
     ],

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from encas.search.algorithm import Genomes, Objectives
-from encas.search.gomea import MoGomea, forcing_accepts, mixing_accepts
+from encas.search.gomea import MoGomea, forcing_accepts, mixing_accepts, nearest
 
 from .problems import (
     KnownProblem,
@@ -157,6 +158,48 @@ def test_objectives_that_do_not_fit_what_was_asked_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         algorithm.tell(np.full((8, 2), np.nan))
     algorithm.tell(np.zeros((8, 2)))
+
+
+# --- genes whose values have an order ---
+
+
+def test_single_genes_move_to_values_that_are_close_by() -> None:
+    # Even values stand before odd ones; the front is all of them.
+    order = np.array([0, 2, 4, 6, 8, 1, 3, 5, 7, 9])
+    places = np.argsort(order)
+    algorithm = MoGomea(np.array([10]), 2, np.random.default_rng(0), alphabets=[order])
+    for _ in range(60):
+        place = places[algorithm.ask()]
+        algorithm.tell(np.hstack([place, -place]).astype(float))
+    assert len(algorithm.archive) == 10
+
+
+def test_ordered_alphabets_bring_more_of_a_front_of_small_steps() -> None:
+    # The front is all genomes of equal genes; each gene has 60 values.
+    def found(alphabets: list[NDArray[np.intp]] | None) -> int:
+        algorithm, n = MoGomea(np.full(5, 60), 2, np.random.default_rng(1), alphabets=alphabets), 0
+        while n < 4000:
+            genomes = algorithm.ask()
+            n += len(genomes)
+            spread = np.ptp(genomes, axis=1)
+            objectives = np.column_stack([genomes[:, 0] + 20 * spread, 59 - genomes[:, 0] + 20 * spread])
+            algorithm.tell(objectives.astype(float))
+        return int((np.ptp(algorithm.archive.genomes, axis=1) == 0).sum())
+
+    assert found([np.arange(60)] * 5) > 2 * found(None)
+
+
+def test_an_alphabet_holds_each_value_once() -> None:
+    with pytest.raises(ValueError, match=r"alphabet of gene 1: must hold each of 0 \.\. 2 once"):
+        MoGomea(
+            np.array([2, 3]), 2, np.random.default_rng(0), alphabets=[np.array([0, 1]), np.array([0, 1, 1])]
+        )
+
+
+def test_the_nearest_are_found_where_objectives_have_other_units() -> None:
+    others = np.array([[0.0, 1000.0], [1.0, 0.0], [0.5, 400.0]])
+    assert nearest(np.array([[0.9, 100.0], [0.0, 900.0]]), others, 2).tolist() == [[1, 2], [0, 2]]
+    assert nearest(np.array([[0.9, 100.0]]), others[:1], 20).tolist() == [[0]]
 
 
 # --- acceptance, by hand: before is (2, 2) everywhere ---
