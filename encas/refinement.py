@@ -53,6 +53,23 @@ class Round(FileModel):
         return float(np.median([abs(trial.deviation) for trial in self.trials]))
 
 
+class Pair(FileModel):
+    """A cascade of the first front, and the cheapest of the last one of no more error; run in turns."""
+
+    before: Trial
+    after: Trial
+
+    @property
+    def kept(self) -> bool:
+        """Whether the first one is faster; the last front then has it, too."""
+        return self.before.measured_s < self.after.measured_s
+
+    @property
+    def ratio(self) -> float:
+        """Time of the last front at no more error than the first one's cascade, as a share of its time."""
+        return min(1.0, self.after.measured_s / self.before.measured_s)
+
+
 class Refinement(FileModel):
     """How a search by latency was corrected by the device; the last round is that of the final front."""
 
@@ -62,6 +79,7 @@ class Refinement(FileModel):
     images: int = Field(ge=1)  # of the split that was searched on, run by every cascade in every pass
     passes: int = Field(ge=1)  # the time of a batch is the median over them
     rounds: tuple[Round, ...] = Field(min_length=1)
+    pairs: tuple[Pair, ...] = ()  # of the first front and the last one
 
     @property
     def median_error(self) -> float:

@@ -39,6 +39,9 @@ PROBE = bytes.fromhex(
     "017912160a14080112100a0208010a0208010a0208010a02080142040a00100d"
 )
 
+# How sessions get their threads: "shared" or "own", and how many. ONNX Runtime decides it once for a process.
+_THREADS: dict[str, int] = {}
+
 
 class Session:
     """One network on one provider. Calls of `run` from several threads are fine."""
@@ -181,14 +184,27 @@ def share_threads(n: int) -> None:
     this process has made the shared pool already, theirs serves.
     """
     runtime = _imported()
+    _THREADS.setdefault("shared", n)
     with suppress(runtime.capi.onnxruntime_pybind11_state.Fail):
         runtime.set_global_thread_pool_sizes(n, 1)
+
+
+def sleeping_threads(n: int) -> None:
+    """Give each session of this process a pool of its own, whose threads sleep while there is nothing to run.
+
+    For programs that wait for work: threads of the shared pool spin for some milliseconds after every run,
+    which is time that others on the machine do not get, and only that pool cannot be told not to. It must
+    come before the first session; where the shared pool is there already, it serves.
+    """
+    if "shared" not in _THREADS:
+        _THREADS["own"] = n
 
 
 @cache
 def _runtime() -> ModuleType:
     """Return ONNX Runtime, ready for sessions."""
-    share_threads(usable_cores())
+    if "own" not in _THREADS:
+        share_threads(usable_cores())
     runtime = _imported()
     runtime.set_default_logger_severity(4)  # errors are raised, and printing them too would be a second line
     return runtime
@@ -214,7 +230,10 @@ def create_session(model: Path | bytes, provider: str, *, graphs: bool = False) 
     """Make ONNX Runtime's session, which holds every node on the provider or is an error."""
     runtime = _runtime()
     options = runtime.SessionOptions()
-    options.use_per_session_threads = False
+    options.use_per_session_threads = "own" in _THREADS
+    if "own" in _THREADS:
+        options.intra_op_num_threads = _THREADS["own"]
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors are raised, and printing them too would be a second line
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = runtime.InferenceSession(

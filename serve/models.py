@@ -52,6 +52,8 @@ class Models:
         if not bundles and repository is None:
             raise InvalidInput("there is no bundle to serve; name at least one")
         self._start, self._repository = start, repository
+        # Models that other workers serve, whose bundles were gone when this one started; and why.
+        self.lost: dict[str, str] = {}
         self._lock = threading.Lock()
         # Name -> version -> model. It is replaced, never changed: whoever reads it sees one state.
         self._models: dict[str, dict[str, Model]] = {}
@@ -104,8 +106,11 @@ class Models:
 
         Raises:
             UnknownModel: It, or its version, is not there.
+            NotReady: Its bundle was gone when this process started.
         """
         versions = self._models.get(name)
+        if not versions and name in self.lost:
+            raise not_ready(f"model '{name}'", self.lost[name])
         if not versions:
             has = ", ".join(self._models) or "none now"
             raise UnknownModel(f"no model {name[:80]!r}; this server has {has}")
@@ -192,6 +197,8 @@ class Models:
         if self._repository is None:
             raise InvalidInput(_NO_REPOSITORY)
         with self._lock:
+            if self.lost.pop(name, None) is not None and name not in self._models:
+                return
             old = self._models.get(name)
             if old is None:
                 raise UnknownModel(f"no model {name[:80]!r} is served")

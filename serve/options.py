@@ -26,6 +26,8 @@ class Options:
     port: int = 8000  # 0: a free one
     grpc_port: int | None = None  # None: no gRPC
     provider: str | None = None  # "cpu", "cuda" or "tensorrt"; None: what works
+    # What was served already, and under which names: a worker that starts now does without what is gone.
+    served: tuple[tuple[Path, str], ...] = ()
     repository: Path | None = None  # folder of bundles, all of which are served
     limits: Limits = field(default_factory=Limits)
     overload_status: int = 503

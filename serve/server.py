@@ -6,6 +6,7 @@ import importlib.util
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +16,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from encas.bundle import Bundle
-from encas.errors import InvalidInput
+from encas.errors import EncasError, InvalidInput
 from encas.runtime.executor import CascadeExecutor, open_executor
 from encas.runtime.machine import usable_cores
-from encas.runtime.session import share_threads
+from encas.runtime.session import sleeping_threads
 from encas.serve.app import create_app
 from encas.serve.connection import BoundedConnection, bounded
 from encas.serve.grpc_server import GrpcServer
@@ -33,6 +34,11 @@ from encas.serve.workers import supervise
 DRAIN_S = 0.5
 _KEEP_ALIVE_S = 75  # longer than clients and proxies wait, so that they and not we close what is idle
 _MAX_HEAD_BYTES = 2**16
+_HEAD_S = 10.0  # for the head of a request, from its first byte on
+_HEAD_TOO_SLOW = (
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n"
+    b"encas-reason: slow_client\r\n\r\n"
+)
 _HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 )
@@ -77,10 +83,10 @@ def run_worker(
         announce: As `serve`.
         attach: Says how models are loaded where other processes have to load them too.
     """
-    share_threads(options.threads or max(1, usable_cores() // options.workers))
+    sleeping_threads(options.threads or max(1, usable_cores() // options.workers))
     failures: list[Exception] = []
     address = _address(listener, options)
-    bundles = [Bundle.open(path) for path in options.paths]
+    bundles, lost = _bundles(options)
 
     def loaded(failure: Exception | None) -> None:
         if failure is not None:
@@ -103,6 +109,7 @@ def run_worker(
         tokens=options.tokens,
         observers=observers,
     )
+    app.state.service.models.lost |= lost
     if attach is not None:
         app.state.service.control = attach(app.state.service)
     server = Server(app, options)
@@ -126,6 +133,27 @@ def _most_connections(options: Options) -> int:
     if soft == resource.RLIM_INFINITY:
         return options.limits.max_connections
     return max(1, min(options.limits.max_connections, soft - _OTHER_FILES // 4))
+
+
+def _bundles(options: Options) -> tuple[list[Bundle], dict[str, str]]:
+    """Open the bundles; of those that were served before, name the models that are gone, and say why.
+
+    Raises:
+        InvalidInput: One that was not served before is not whole, or none is.
+    """
+    served, bundles, lost = dict(options.served), [], {}
+    for path in options.paths:
+        try:
+            bundles.append(Bundle.open(path))
+        except EncasError as error:
+            if path not in served:
+                raise
+            lost[served[path]] = str(error)
+    if lost and not bundles:
+        raise InvalidInput(next(iter(lost.values())))
+    for name, failure in lost.items():
+        sys.stderr.write(f"encas: worker {os.getpid()} serves without '{name}': {failure}\n")
+    return bundles, lost
 
 
 def _warm_executor(bundle: Bundle, options: Options) -> CascadeExecutor:
@@ -157,17 +185,59 @@ def _tracing() -> list[Observer]:
 
 
 class _Connection(BoundedConnection):
-    """A connection that is not closed between the first byte of a request and its answer."""
+    """A connection that is not closed between the first byte of a request and its answer.
 
-    _begun = False
+    But for a head that does not end, or not soon: uvicorn limits only how long a connection may be idle
+    after an answer.
+    """
+
+    _heard = False
+    _begun = False  # a head
     _head_bytes = 0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request, but not for ever."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(_KEEP_ALIVE_S, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Refuse a head that does not end."""
         super().data_received(data)
         self._head_bytes = self._head_bytes + len(data) if self._begun else 0
-        if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.transport.write(_HEAD_TOO_LARGE)
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            self._refuse(_HEAD_TOO_LARGE)
+        elif not self._begun and (self._in_body or not self._idle):
+            self._stop_waiting()
+        elif self._timer is None or not self._heard:  # a head has begun, or empty lines stand before it
+            self._stop_waiting()
+            self._timer = self.loop.call_later(_HEAD_S, self._too_slow)
+        self._heard = True
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no request waits for its answer."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        if self._idle:
+            self._refuse(_HEAD_TOO_SLOW)
+        else:  # a second head, while the first request is being answered
+            self._timer = self.loop.call_later(_HEAD_S, self._too_slow)
+
+    def _refuse(self, answer: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(answer)
             self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -179,6 +249,7 @@ class _Connection(BoundedConnection):
         """Start to answer: from here on the base class knows of the request."""
         super().on_headers_complete()
         self._begun = False
+        self._stop_waiting()
 
     def shutdown(self) -> None:
         """Close when nothing is under way; the application closes it after an answer."""

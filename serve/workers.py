@@ -25,7 +25,8 @@ from encas.serve.options import Address, Announce, Options
 from encas.serve.refusals import UnknownModel
 from encas.serve.worker import work
 
-_PAUSE_S = 1.0  # before a worker is replaced that never became ready
+# Before a worker is replaced that never became ready; twice as long each time, up to the second number.
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _KILL_AFTER_S = 5.0  # beyond the grace that the workers have been given
 
 
@@ -83,6 +84,8 @@ class Supervisor:
         self._names: dict[Path, str] = {}  # of served bundles, whose folders may go away later
         self._n_changes = 0
         self._announced = self._stopping = False
+        self._pause_s = _PAUSE_S
+        self._starts_s: list[float] = []  # when workers are to be started
 
     def run(self) -> None:
         """Serve until a signal comes."""
@@ -99,7 +102,10 @@ class Supervisor:
             for _ in range(self._options.workers):
                 self._start()
             while not self._stopping:
-                self._look(wait([wake, *self._handles()], timeout=60))
+                now_s = time.monotonic()
+                wait_s = max(0.0, min([60.0, *(due_s - now_s for due_s in self._starts_s)]))
+                self._look(wait([wake, *self._handles()], timeout=wait_s))
+                self._start_due()
         finally:
             self._stop()
             for sig, handler in before.items():
@@ -112,12 +118,21 @@ class Supervisor:
 
     def _start(self) -> None:
         ours, theirs = self._context.Pipe()
+        served = tuple(self._names.items()) if self._announced else ()
+        options = replace(self._options, served=served)
         process = self._context.Process(
-            target=work, args=(self._options, self._listener, theirs, self._folder), daemon=True
+            target=work, args=(options, self._listener, theirs, self._folder), daemon=True
         )
         process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours))
+
+    def _start_due(self) -> None:
+        now_s = time.monotonic()
+        due = [due_s for due_s in self._starts_s if due_s <= now_s]
+        self._starts_s = [due_s for due_s in self._starts_s if due_s > now_s]
+        for _ in due:
+            self._start()
 
     def _look(self, handles: list[Any]) -> None:
         """Hear what workers say, and then which of them are gone."""
@@ -132,7 +147,7 @@ class Supervisor:
     def _hear(self, worker: _Worker, message: tuple[Any, ...]) -> None:
         match message:
             case ("ready", Address() as address):
-                worker.ready = True
+                worker.ready, self._pause_s = True, _PAUSE_S
                 if not self._announced and all(one.ready for one in self._workers):
                     self._announced = True
                     self._announce(address)
@@ -160,11 +175,13 @@ class Supervisor:
                 self.failure = "a worker died while it started; run with --workers 1 to see why"
                 self._stopping = True
             return
-        sys.stderr.write(f"encas: worker {worker.process.pid} died; another one takes its place\n")
-        sys.stderr.flush()
+        pause_s = 0.0
         if not worker.ready:
-            time.sleep(_PAUSE_S)
-        self._start()
+            pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        when = f" in {pause_s:g} s" if pause_s else ""
+        sys.stderr.write(f"encas: worker {worker.process.pid} died; another one takes its place{when}\n")
+        sys.stderr.flush()
+        self._starts_s.append(time.monotonic() + pause_s)
 
     def _change(self, worker: _Worker, token: int, what: str, name: str) -> None:
         """Let all workers load or unload a model, and answer when they all have."""

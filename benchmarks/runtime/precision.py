@@ -9,14 +9,16 @@
 
 POOL has networks in fp32 with val and test, their images at hand (`real_pools.py` makes such). `prepare`
 copies it twice, once with an int8 variant of each member; the others want the machine for themselves, and
-take minutes each. Fronts are found on val; from each the cheapest cascade of several accuracies on val is
-chosen, and all that are chosen are timed on images of test, in turns, and their accuracy there is counted.
+take minutes each; on a busy one, `--clock processor --threads 1` counts the processor's time. Fronts are
+found on val; from each the cheapest cascade of several accuracies on val is chosen, and all that are chosen
+are timed on images of test, in turns, and their accuracy there is counted.
 """
 
 import argparse
 import json
 import shutil
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +26,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")  # before pyplot, which would look for a screen
 import numpy as np
+import onnxruntime
 from matplotlib import pyplot
 
 from encas.cascade import Cascade, Stage
@@ -33,6 +36,7 @@ from encas.export.inputs import recorded_images
 from encas.files import write_model
 from encas.front import Front
 from encas.pool import Pool
+from encas.runtime.machine import usable_cores
 from encas.runtime.stopwatch import Stopwatch
 from encas.search import search
 from encas.search.device import refine
@@ -49,6 +53,7 @@ METHODS = {
 }
 COLOURS = ("#999999", "#0072B2", "#E69F00", "#009E73", "#D55E00")
 PASSES = 3
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def prepare(given: Path, folder: Path) -> None:
@@ -80,10 +85,14 @@ def prepare(given: Path, folder: Path) -> None:
     quantize(Pool.open(folder / "int8"), allow_code=True)
 
 
-def measure(folder: Path, batch: int) -> None:
+def measure(folder: Path, options: argparse.Namespace) -> None:
     """Measure all members together; the pool of fp32 gets the same times."""
     pool, found = measure_pool(
-        Pool.open(folder / "int8"), batches=(batch,), provider="cpu", allow_code=True, stopwatch=Stopwatch()
+        Pool.open(folder / "int8"),
+        batches=(options.batch,),
+        provider="cpu",
+        allow_code=True,
+        stopwatch=Stopwatch(clock=CLOCKS[options.clock]),
     )
     Pool.open(folder / "fp32").with_latency({m.name: m.latency for m in pool.file.members})
     noise = [t.latency_s.noise or 0 for timings in found.members.values() for t in timings]
@@ -116,6 +125,7 @@ def find(folder: Path, options: argparse.Namespace) -> None:
             half,
             write=True,
             allow_code=True,
+            clock=CLOCKS[options.clock],
         )
         for number, round_ in enumerate(front.file.refinement.rounds, 1):
             deviations = [trial.deviation for trial in round_.trials]
@@ -123,6 +133,12 @@ def find(folder: Path, options: argparse.Namespace) -> None:
                 f"{name}, round {number}: median error {round_.median_error:.1%}, "
                 f"{min(deviations):+.1%} to {max(deviations):+.1%}"
             )
+        pairs = front.file.refinement.pairs
+        print(
+            f"{name}, last front against first, run in turns: {sum(pair.kept for pair in pairs)} of "
+            f"{len(pairs)} were faster before and were kept; without that "
+            f"{' '.join(f'{pair.after.measured_s / pair.before.measured_s:.3f}' for pair in pairs)}"
+        )
 
 
 def compare(folder: Path, options: argparse.Namespace) -> None:
@@ -157,7 +173,8 @@ def timed(
     images = recorded_images(pool, split)
     rows = np.linspace(0, len(images) - 1, min(n, len(images))).round().astype(np.intp)
     with tempfile.TemporaryDirectory() as made:
-        turns = Cascades(pool, split, Path(made), device.provider, allow_code=True)
+        clock = CLOCKS[options.clock]
+        turns = Cascades(pool, split, Path(made), device.provider, allow_code=True, clock=clock)
         runs = turns.run(cascades, images.take(rows), options.batch, PASSES, lambda _n, _words: None)
     return [float(run.batches_s.sum()) / len(rows) for run in runs]
 
@@ -227,7 +244,8 @@ def show(folder: Path, options: argparse.Namespace) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
-    axes.set_xlabel(f"measured time per image, ms (2 cores, batch {options.batch})")
+    measured = "measured time" if options.clock == "wall" else "processor time"
+    axes.set_xlabel(f"{measured} per image, ms (threads: {options.threads}, batch {options.batch})")
     axes.set_ylabel("accuracy on held-out images, %")
     axes.set_title(options.title)
     axes.grid(visible=True, which="both", linewidth=0.4, alpha=0.5)
@@ -261,6 +279,8 @@ def main() -> None:
         "--do", choices=["prepare", "measure", "search", "compare", "time", "show"], nargs="+"
     )
     parser.add_argument("--precisions", choices=["fp32", "int8"], nargs="+", default=["fp32", "int8"])
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--evaluations", type=int, default=100_000)
     parser.add_argument("--trials", type=int, default=12, help="cascades of a round")
@@ -270,12 +290,13 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("precision.png"))
     parser.add_argument("--title", default="")
     options = parser.parse_args()
+    onnxruntime.set_global_thread_pool_sizes(options.threads, 1)
     options.folder.mkdir(parents=True, exist_ok=True)
     for what in options.do:
         if what == "prepare":
             prepare(options.pool, options.folder)
         elif what == "measure":
-            measure(options.folder, options.batch)
+            measure(options.folder, options)
         else:
             {"search": find, "compare": compare, "time": time_all, "show": show}[what](
                 options.folder, options

@@ -40,7 +40,7 @@ from encas.bundle import Bundle
 from encas.runtime import CascadeExecutor, decode
 from encas.runtime.machine import usable_cores
 from encas.runtime.preprocess import normalise, prepare_batch
-from encas.runtime.session import share_threads
+from encas.runtime.session import sleeping_threads
 
 HERE = Path(__file__).resolve().parent
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -163,7 +163,7 @@ def alone_ms(
     bundle: Path, n_threads: int, bodies: dict[str, list[bytes]], tensors: np.ndarray | None
 ) -> dict:
     """CPU time of decoding, resizing and the members' runs for one sample, without any server."""
-    share_threads(n_threads)
+    sleeping_threads(n_threads)
     with CascadeExecutor(bundle, "cpu") as executor:
         executor.warm_up(1)
         return {kind: _alone_ms(executor, kind, bodies[kind], tensors) for kind in bodies}

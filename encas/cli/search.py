@@ -155,6 +155,13 @@ def _refined(front: "Front", pool: "Pool", n: int, searching: "SearchOn", *, all
             f"refining: round {number}: predicted times of {len(round_.trials)} cascades are "
             f"{round_.median_error:.1%} off what they took (median)"
         )
+    ratios = [pair.ratio for pair in found.pairs]
+    if ratios:
+        print_note(
+            f"refining: at no more error than {len(ratios)} cascades of the first front the last one takes "
+            f"{min(ratios):.3f} to {max(ratios):.3f} times as long, measured in turns; "
+            f"{sum(pair.kept for pair in found.pairs)} of the first were faster and are kept"
+        )
     return front
 
 

@@ -32,7 +32,7 @@ def serve_bundles(
         typer.Option(
             min=1,
             help="Threads that compute in each process. The default is its share of the cores, which answers "
-            "soonest; 1 takes least processor time.",
+            "soonest.",
         ),
     ] = None,
     provider: Annotated[

@@ -2,14 +2,14 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from encas.cascade import Cascade
+from encas.cascade import Cascade, Stage
 from encas.cost import Objective, member_times, setting, taking_part
 from encas.data import LabelledImages
 from encas.errors import InvalidInput
@@ -17,7 +17,7 @@ from encas.export.inputs import recorded_images
 from encas.front import Candidate, Front
 from encas.latency import MemberTime
 from encas.pool import Pool
-from encas.refinement import Corrections, Refinement, Round, Trial
+from encas.refinement import Corrections, Pair, Refinement, Round, Trial
 from encas.runtime.measure import this_machine
 from encas.search.device.cascades import Advance, Cascades
 from encas.search.device.regression import Sample, fit
@@ -94,7 +94,9 @@ def refine(
 ) -> Front:
     """Run cascades of a front, correct predicted times by what they took, and search on, until both agree.
 
-    The search goes on from the whole front, so what is found is predicted to be nowhere worse.
+    The search goes on from the whole front, so what is found is predicted to be nowhere worse. In the end n
+    cascades of the first front run in turns with what the last one has of no more error, and those that are
+    faster stay: so it is nowhere worse when measured, either.
 
     Args:
         front: Of a search by latency.
@@ -118,6 +120,7 @@ def refine(
     split = front.file.split
     device = Device.of(pool, split, front.file.objective)
     corrections: Corrections | None = None
+    first = front.candidates
     rounds: list[Round] = []
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -134,6 +137,11 @@ def refine(
             corrections = fit(samples)
             found = search_on(start=[c.cascade for c in front.candidates], corrections=corrections)
             front = _continued(front, found)
+        both = pair(first, front.candidates, n)
+        each = list({c.cascade.stages: c for pair_ in both for c in pair_}.values())
+        last = _samples(cascades, each, device, progress("first and last front", _PASSES * len(each)))
+    told = _round(each, last, corrections, device.batch).trials
+    trials = {c.cascade.stages: trial for c, trial in zip(each, told, strict=True)}
     refinement = Refinement(
         machine=device.machine,
         provider=device.provider,
@@ -141,8 +149,14 @@ def refine(
         images=len(device.images),
         passes=_PASSES,
         rounds=tuple(rounds),
+        pairs=tuple(
+            Pair(before=trials[before.cascade.stages], after=trials[after.cascade.stages])
+            for before, after in both
+        ),
     )
-    front = Front(front.path, front.file.model_copy(update={"refinement": refinement}))
+    measured_s = {stages: trial.measured_s for stages, trial in trials.items()}
+    update = {"refinement": refinement, "candidates": settle(front.candidates, both, measured_s)}
+    front = Front(front.path, front.file.model_copy(update=update))
     if write:
         front.write()
         draw(front)
@@ -158,6 +172,53 @@ def spread(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
         if free:
             chosen.append(min(free, key=lambda j: abs(costs[j] - wanted)))
     return [candidates[j] for j in sorted(chosen)]
+
+
+def pair(first: Sequence[Candidate], last: Sequence[Candidate], n: int) -> list[tuple[Candidate, Candidate]]:
+    """Find for n candidates of a front the cheapest of another one that has no more error, if any has."""
+    pairs = []
+    for candidate in spread(first, n):
+        better = [other for other in last if other.error <= candidate.error]
+        if better:
+            pairs.append((candidate, min(better, key=lambda other: other.cost)))
+    return pairs
+
+
+def settle(
+    last: Sequence[Candidate],
+    pairs: Sequence[tuple[Candidate, Candidate]],
+    measured_s: Mapping[tuple[Stage, ...], float],
+) -> tuple[Candidate, ...]:
+    """Put those cascades of the first front into the last one that are faster than what it has instead.
+
+    Whoever then asks the last front for no more error than that of a cascade in `pairs` gets one that took no
+    longer. The cost of what is put in is that of what it is faster than, times the ratio of measured times.
+
+    Args:
+        last: By rising cost, falling error.
+        pairs: As of `pair`.
+        measured_s: Of every cascade in the pairs, by its stages.
+
+    Returns:
+        By rising cost, falling error.
+    """
+    kept = list(last)
+    for before, _ in sorted(pairs, key=lambda two: measured_s[two[0].cascade.stages]):
+        before_s = measured_s[before.cascade.stages]
+        cheapest = min((c for c in kept if c.error <= before.error), key=lambda c: c.cost)
+        cheapest_s = measured_s[cheapest.cascade.stages]
+        if cheapest_s <= before_s:
+            continue
+        # What is faster and less accurate must stay cheaper, or it would leave the front.
+        faster = [
+            np.nextafter(c.cost, np.inf)
+            for c in kept
+            if c.error >= before.error and measured_s.get(c.cascade.stages, np.inf) <= before_s
+        ]
+        cost = float(max([cheapest.cost * before_s / cheapest_s, *faster]))
+        kept = [c for c in kept if c.error < before.error or c.cost < cost]
+        kept.append(before.model_copy(update={"cost": cost}))
+    return tuple(sorted(kept, key=lambda c: c.cost))
 
 
 def _samples(

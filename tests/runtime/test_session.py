@@ -189,6 +189,32 @@ def test_the_pool_has_the_threads_that_were_asked_for_first() -> None:
     assert started(5) - started(1) == 4  # whoever calls is one of them
 
 
+SLEEPING_THREADS = """
+import sys
+from pathlib import Path
+from encas.runtime.session import PROBE, open_session, share_threads, sleeping_threads
+def n_threads(): return len(list(Path("/proc/self/task").iterdir()))
+if sys.argv[1] == "shared": share_threads(3)
+sleeping_threads(4)
+counts = []
+sessions = []
+for _ in range(3):
+    sessions.append(open_session(PROBE, "cpu"))
+    counts.append(n_threads())
+print(counts[1] - counts[0], counts[2] - counts[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+@pytest.mark.parametrize(("before", "more"), [("nothing", "3 3"), ("shared", "0 0")])
+def test_sessions_have_threads_of_their_own_where_the_shared_pool_is_not_there_yet(
+    before: str, more: str
+) -> None:
+    words = [sys.executable, "-c", SLEEPING_THREADS, before]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == f"{more}\n"
+
+
 def test_both_builds_of_onnx_runtime_side_by_side_clash() -> None:
     message = clash(lambda _name: "1.32.0")
     assert message is not None and "pip uninstall -y onnxruntime onnxruntime-gpu" in message

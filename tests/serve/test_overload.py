@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -132,6 +133,37 @@ def test_a_body_that_does_not_come_is_a_408(start: Start) -> None:
         slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
         slow.settimeout(WAIT_S)
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drop", [b"x", b"\r\n"])
+def test_a_head_that_comes_drop_by_drop_is_a_408_and_others_are_served_meanwhile(
+    served: "Served", drop: bytes
+) -> None:
+    url = httpx.URL(served.url)
+    with socket.create_connection((url.host, url.port)) as connection:
+        connection.settimeout(0.5)
+        if drop == b"x":
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\na: ")
+        said, deadline_s = b"", time.monotonic() + 30
+        while not said:
+            assert time.monotonic() < deadline_s
+            connection.sendall(drop)
+            with suppress(TimeoutError):
+                said = connection.recv(1000)
+        assert said.startswith(b"HTTP/1.1 408 ") and b"encas-reason: slow_client" in said
+    assert httpx.get(f"{served.url}/v2/health/live").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_connection_whose_head_comes_in_pieces_is_answered_and_kept(served: "Served") -> None:
+    url = httpx.URL(served.url)
+    with socket.create_connection((url.host, url.port)) as connection:
+        for _ in range(3):
+            for piece in (b"GET /v2/health", b"/live HTTP/1.1\r\nhost", b": x\r\n", b"\r\n"):
+                connection.sendall(piece)
+                time.sleep(0.05)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_head_that_does_not_end_is_a_431(served: "Served") -> None:

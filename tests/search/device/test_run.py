@@ -4,20 +4,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from encas.cascade import Cascade, Stage
 from encas.cost import Objective, cost_model
 from encas.errors import InvalidInput
 from encas.evaluation import evaluate
 from encas.export import MemberSpec, record
-from encas.front import Front
+from encas.front import Candidate, Front
 from encas.pool import Latency, Pool
 from encas.preprocess import Preprocess
 from encas.runtime.measure import this_machine
 from encas.search import search
 from encas.search.device import refine
 from encas.search.device.cascades import Cascades
-from encas.search.device.run import MOST_ROUNDS, Device, spread
+from encas.search.device.run import MOST_ROUNDS, Device, pair, settle, spread
 
 PREPROCESS = Preprocess(channels=1, size=(8, 8), interpolation="bilinear", mean=(0.0,), std=(1.0,))
 NAMES = ("hidden016", "hidden064", "hidden512")
@@ -67,7 +69,11 @@ def test_what_was_predicted_and_measured_is_written_with_the_front(pool: Pool, t
     refinement = front.file.refinement
     assert refinement is not None
     assert (refinement.provider, refinement.batch, refinement.images) == ("cpu", 1, 64)
-    assert told == [(f"round {j + 1}", 5 * len(r.trials)) for j, r in enumerate(refinement.rounds)]
+    *rounds, last = told
+    assert rounds == [(f"round {j + 1}", 5 * len(r.trials)) for j, r in enumerate(refinement.rounds)]
+    n_distinct = len({trial.cascade for pair in refinement.pairs for trial in (pair.before, pair.after)})
+    assert last == ("first and last front", 5 * n_distinct)
+    assert [pair.before.error for pair in refinement.pairs] == [c.error for c in spread(found.candidates, 4)]
     assert refinement.rounds[0].corrections is None
     assert all(t.measured_s == pytest.approx(STEP_S) for r in refinement.rounds for t in r.trials)
     assert front.file.evaluations["genotypes"] > found.file.evaluations["genotypes"]
@@ -125,6 +131,50 @@ def test_candidates_are_spread_over_the_whole_front(pool: Pool) -> None:
     costs = [candidate.cost for candidate in chosen]
     assert costs == sorted(set(costs))
     assert spread(candidates, 1000) == list(candidates)
+
+
+def candidate(name: str, error: float, cost: float) -> Candidate:
+    return Candidate(error=error, cost=cost, cascade=Cascade(stages=(Stage(member=name),)))
+
+
+def test_what_was_faster_before_stays_and_its_cost_is_in_the_scale_of_what_it_beats() -> None:
+    first = [candidate("a", 0.3, 9.0), candidate("b", 0.2, 9.5), candidate("c", 0.1, 9.9)]
+    last = [candidate("x", 0.3, 1.0), candidate("y", 0.15, 2.0), candidate("z", 0.1, 4.0)]
+    pairs = pair(first, last, 3)
+    assert [(one.cascade.stages[0].member, two.cascade.stages[0].member) for one, two in pairs] == [
+        ("a", "x"),
+        ("b", "y"),
+        ("c", "z"),
+    ]
+    seconds = {"a": 10.0, "b": 15.0, "c": 50.0, "x": 8.0, "y": 20.0, "z": 40.0}
+    measured_s: dict[tuple[Stage, ...], float] = {(Stage(member=name),): s for name, s in seconds.items()}
+    settled = settle(last, pairs, measured_s)
+    assert [(c.cascade.stages[0].member, c.cost) for c in settled] == [
+        ("x", 1.0),
+        ("b", 1.5),
+        ("y", 2.0),
+        ("z", 4.0),
+    ]
+
+
+@given(st.data())
+def test_the_last_front_has_nothing_slower_than_what_was_measured_of_the_first(data: st.DataObject) -> None:
+    def front(name: str) -> list[Candidate]:
+        n = data.draw(st.integers(1, 6))
+        errors = data.draw(st.lists(st.integers(1, 20), min_size=n, max_size=n, unique=True))
+        costs = data.draw(st.lists(st.integers(1, 20), min_size=n, max_size=n, unique=True))
+        both = zip(sorted(errors, reverse=True), sorted(costs), strict=True)
+        return [candidate(f"{name}{j}", error / 20, float(cost)) for j, (error, cost) in enumerate(both)]
+
+    first, last = front("before"), front("after")
+    pairs = pair(first, last, 4)
+    measured_s = {c.cascade.stages: data.draw(st.floats(0.5, 2)) for two in pairs for c in two}
+    settled = settle(last, pairs, measured_s)
+    assert [c.cost for c in settled] == sorted({c.cost for c in settled})
+    assert [c.error for c in settled] == sorted({c.error for c in settled}, reverse=True)
+    for before, _ in pairs:
+        chosen = min((c for c in settled if c.error <= before.error), key=lambda c: c.cost)
+        assert measured_s[chosen.cascade.stages] <= measured_s[before.cascade.stages]
 
 
 def test_a_search_that_cannot_be_corrected_here_says_so(pool: Pool, digits_files: Path) -> None:
