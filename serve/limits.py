@@ -14,6 +14,8 @@ class Limits:
     request_timeout_s: float = 30.0
     max_body_bytes: int = 64 * 2**20
     gears: GearPolicy = field(default_factory=GearPolicy)
+    drift_rate: float = 0.001  # most false alarms of drift per window; 0: no test
+    recheck_share: float = 0.0  # of requests, of which a sample is run through all stages when there is time
 
     def of(self, n_stages: int) -> list[StageLimits]:
         """Return the limits of each stage of a cascade; those that are not named are as the last one."""

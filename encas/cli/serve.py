@@ -59,6 +59,21 @@ def serve_bundles(
             "one after it, and so on.",
         ),
     ] = 100.0,
+    drift_rate: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.5, help="Most false alarms of drift in 2,000 samples of a gear; 0: do not test."
+        ),
+    ] = 0.001,
+    recheck_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of requests of which a sample is run through all stages when there is time, to see "
+            "whether the answer stays.",
+        ),
+    ] = 0.0,
     overload_status: Annotated[int, typer.Option(help="What a refused request gets: 503 or 429.")] = 503,
     max_body_mb: Annotated[int, typer.Option(min=1, help="The largest request that is taken, in MiB.")] = 64,
     grace_s: Annotated[
@@ -101,6 +116,8 @@ def serve_bundles(
         request_timeout_s,
         max_body_mb * 2**20,
         GearPolicy(gear_delay_ms / 1e3),
+        drift_rate,
+        recheck_share,
     )
     options = Options(
         paths=tuple(bundles or ()),
