@@ -1,10 +1,10 @@
-"""How soon a change is seen, and whether one is seen that is none: images of CIFAR-10, as they are and changed.
+"""How soon a change is seen, and whether one is seen that is none: images of CIFAR-10, as they are and not.
 
     python benchmarks/serving/gears.py --out out/gears --only-make
     python benchmarks/serving/drift.py --from out/gears
 
-Each gear of that bundle has its reference from the 5,000 images that it was searched on. The other 5,000 come in
-20 random orders; then, after some of them, half of the images are blurred (Gaussian, radius 1), darkened (to
+Each gear of that bundle has its reference from the 5,000 images that it was searched on. The other 5,000 come
+in 20 random orders; then, after some of them, half are blurred (Gaussian, radius 1), darkened (to
 35 %), or photographs of other classes. Nothing is timed.
 """
 

@@ -115,9 +115,9 @@ def serve_bundles(
         _stages(max_batch_size, max_queue_delay_ms, max_queue_size),
         request_timeout_s,
         max_body_mb * 2**20,
-        GearPolicy(gear_delay_ms / 1e3),
-        drift_rate,
-        recheck_share,
+        gears=GearPolicy(gear_delay_ms / 1e3),
+        drift_rate=drift_rate,
+        recheck_share=recheck_share,
     )
     options = Options(
         paths=tuple(bundles or ()),
