@@ -185,6 +185,7 @@ def test_a_bundle_knows_where_all_samples_of_the_split_left(
     assert [sum(stage.counts) for stage in gear.stages] == np.bincount(exits, minlength=3).tolist()
 
 
+@pytest.mark.slow
 def test_gears_share_their_networks_and_have_figures_of_one_split(
     recorded: Pool, digits_cascade: Cascade, digits: Any, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def stream(seed: int, n_reference: int) -> tuple[DriftTest, np.random.Generator]
 
 
 class TestDriftTest:
+    @pytest.mark.slow
     @pytest.mark.parametrize("n_reference", [50, 1000, 20_000])
     def test_without_a_change_it_is_quiet_for_a_hundred_windows(self, n_reference: int) -> None:
         test, rng = stream(1, n_reference)
@@ -92,7 +93,7 @@ class TestRiskTest:
     def test_a_kept_certificate_raises_nothing(self) -> None:
         rng = np.random.default_rng(0)
         test = RiskTest(risk=0.02)
-        assert not any(test.add(lost) for lost in (rng.random(50 * WINDOW) < 0.02).tolist())
+        assert not any(test.add(lost) for lost in (rng.random(4 * WINDOW) < 0.02).tolist())
 
     def test_twice_the_risk_is_found(self) -> None:
         rng = np.random.default_rng(1)
