@@ -15,9 +15,11 @@ from encas.files import FileModel, read_model, sha256_of
 from encas.gears import GearsFile, Point
 from encas.member import NAME, Precision
 from encas.preprocess import Preprocess
+from encas.reference import ReferenceFile
 
 _BUNDLE_JSON = "bundle.json"
 GEARS_JSON = "gears.json"
+REFERENCE_JSON = "reference.json"
 
 
 class Parity(FileModel):
@@ -108,6 +110,7 @@ class Bundle:
     labels: tuple[str, ...]
     cheaper: tuple[Cascade, ...] = ()  # gears below the cascade, by falling cost
     front: tuple[Point, ...] = ()  # where the gears come from, if it is known
+    reference: ReferenceFile | None = None  # what the gears did when it was exported
 
     @classmethod
     def open(cls, path: Path | str) -> "Bundle":
@@ -135,7 +138,13 @@ class Bundle:
             read_model(path / "labels.json", LabelsFile).labels,
             () if gears is None else gears.cheaper,
             () if gears is None else gears.front,
+            read_model(path / REFERENCE_JSON, ReferenceFile) if REFERENCE_JSON in file.files else None,
         )
+        if bundle.reference is not None:
+            try:
+                bundle.reference.check([len(gear.stages) for gear in bundle.gears])
+            except ValueError as error:
+                raise InvalidInput(f"{path / REFERENCE_JSON}: {error}") from None
         for gear in bundle.gears:
             for name in gear.member_names:
                 bundle.member(name)

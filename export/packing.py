@@ -13,6 +13,7 @@ import onnx
 from encas import __version__
 from encas.bundle import (
     GEARS_JSON,
+    REFERENCE_JSON,
     Bundle,
     BundleFile,
     BundleMember,
@@ -22,7 +23,7 @@ from encas.bundle import (
 )
 from encas.cascade import Answers, Cascade
 from encas.errors import InvalidInput
-from encas.evaluation import evaluate
+from encas.evaluation import evaluate, recorded_answers
 from encas.export import golden
 from encas.export.class_order import check_class_order
 from encas.export.graph import opset_of
@@ -32,6 +33,7 @@ from encas.export.source import MemberSpec, as_name, open_network, spec_of
 from encas.files import read_model, replaced_folder, sha256_of, write_model
 from encas.gears import GearsFile, Point, check_order, common_split
 from encas.pool import NAME, Pool
+from encas.reference import reference_of
 from encas.runtime import CascadeExecutor, open_session
 
 Advance = Callable[[int, str], None]  # steps done since the last call, and the one at work
@@ -113,6 +115,10 @@ def export(
         if cheaper:
             plain = tuple(gear.model_copy(update={"pool": None}) for gear in cheaper)
             write_model(folder / GEARS_JSON, GearsFile(cheaper=plain, front=tuple(front)))
+        gears = (cascade, *cheaper)
+        recorded = [recorded_answers(gear, pool, inputs.split) for gear in gears]
+        reference = reference_of(inputs.split, recorded, [len(gear.stages) for gear in gears])
+        write_model(folder / REFERENCE_JSON, reference)
         write_model(folder / "labels.json", LabelsFile(labels=pool.class_names))
         draft = _Draft(folder, name, version, tuple(members))
         bundle = draft.write()

@@ -19,6 +19,7 @@ from encas.errors import EncasError
 from encas.runtime.executor import CascadeExecutor
 from encas.serve import openapi, predict, repository, routes, web
 from encas.serve.access import Tokens
+from encas.serve.alarms import Alarms
 from encas.serve.engine import StageExecutor
 from encas.serve.front import Door, InferFront, error_headers
 from encas.serve.limits import Limits
@@ -74,14 +75,16 @@ def create_app(
         InvalidInput: No bundle, or two of one name and version.
     """
     statistics, metrics, live = Statistics(), Metrics(), Live()
+    alarms = Alarms((limits or Limits()).drift_rate)
     service = Service(
         bundles,
         load,
         limits=limits,
         repository=repository_path,
-        observers=(statistics, metrics, live, *observers),
+        observers=(statistics, metrics, live, alarms, *observers),
     )
-    metrics.watch(service)
+    metrics.watch(service, alarms.of)
+    alarms.watch(service)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -106,7 +109,7 @@ def create_app(
     routes.add(app, service, statistics, metrics)
     repository.add(app, service)
     predict.add(app, service)
-    web.add(app, service, live)
+    web.add(app, service, live, alarms)
     app.add_middleware(InferFront, service=service, overload_status=overload_status, failed=log_failure)
     if tokens is not None and tokens.digests:
         app.add_middleware(Door, service=service, tokens=tokens)  # added last: it comes first

@@ -5,8 +5,10 @@ hands requests in and takes answers out. What runs when is the scheduler's busin
 """
 
 import asyncio
+import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor as Pool
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encas.bundle import Bundle
-from encas.cascade import Answers, Cascade, Step, run_step
+from encas.cascade import Answers, Cascade, Rows, Step, run_cascade, run_step
 from encas.errors import InvalidInput, TooLarge
 from encas.gears import figures_of
 from encas.runtime.inputs import Inputs
@@ -24,9 +26,10 @@ from encas.runtime.preprocess import Tensor
 from encas.serve.gears import GearBox, GearPolicy
 from encas.serve.model import Images
 from encas.serve.refusals import DeadlinePassed, Overloaded, ShuttingDown
-from encas.serve.scheduler import Batch, Part, QueueFull, Rows, Scheduler, StageLimits
+from encas.serve.scheduler import Batch, Part, QueueFull, Scheduler, StageLimits
 
 Clock = Callable[[], float]
+_MOST_RECHECKS = 16  # requests that are kept until there is time to look at them again
 
 
 class StageExecutor(Protocol):
@@ -70,6 +73,15 @@ class BatchReport:
     confidence: NDArray[np.float32]  # (n,)
     leaves: NDArray[np.bool_]  # (n,)
     gear: int = 0
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """Which requests are looked at again, when nothing else is to do: one sample runs through all stages."""
+
+    share: float = 0.0
+    report: Callable[[int, bool], None] = lambda _gear, _agrees: None  # in the engine's thread
+    draw: Callable[[], float] = random.random
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,10 @@ class _Gear:
         self.executor, self.cascade = executor, executor.bundle.cascade
         self.which = executor.preparation_of  # (k,)
         self.macs = np.cumsum([member.macs for member in executor.bundle.stage_members], dtype=np.int64)
+        never = 1.0 if self.cascade.confidence == "max-probability" else np.inf
+        stages = [stage.model_copy(update={"threshold": never}) for stage in self.cascade.stages[:-1]]
+        stages.append(self.cascade.stages[-1])
+        self.whole = self.cascade.model_copy(update={"stages": tuple(stages)})  # nobody leaves early
 
 
 class Engine:
@@ -183,6 +199,7 @@ class Engine:
         report: Callable[[BatchReport], None] = lambda _report: None,
         clock: Clock = time.monotonic,
         policy: GearPolicy | None = None,
+        recheck: Recheck | None = None,
     ) -> None:
         """Start the thread.
 
@@ -193,6 +210,7 @@ class Engine:
             report: Told of every batch, in the engine's thread.
             clock: Seconds that only rise.
             policy: When to change gears, where the bundle has several.
+            recheck: By default nothing is looked at again.
         """
         self.bundle = bundle = executor.bundle
         self._pool, self._report, self._clock = pool, report, clock
@@ -204,6 +222,7 @@ class Engine:
         self._queues: Scheduler[_Work] = Scheduler(
             limits, clock, [len(cascade.stages) for cascade in bundle.gears], weights
         )
+        self._recheck, self._rechecks = recheck or Recheck(), deque[_Work](maxlen=_MOST_RECHECKS)
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name=f"encas-{self.bundle.name}", daemon=True)
@@ -337,14 +356,17 @@ class Engine:
 
     def _loop(self) -> None:
         while (batch := self._next()) is not None:
+            if isinstance(batch, _Work):
+                self._look_again(batch)
+                continue
             try:
                 self._run(batch)
             except Exception as error:
                 for work in {part.ticket for part in batch.parts}:
                     self._failed(work, error)
 
-    def _next(self) -> Batch[_Work] | None:
-        """Wait for a batch; None when the engine is closed and everything answered."""
+    def _next(self) -> Batch[_Work] | _Work | None:
+        """Wait for a batch, or something to look at again; None when it is closed and all is answered."""
         with self._changed:
             while True:
                 for work in self._queues.expire():
@@ -354,6 +376,8 @@ class Engine:
                     return batch
                 if self._closing and not self._queues.n_requests:
                     return None
+                if self._rechecks and not self._closing:
+                    return self._rechecks.popleft()
                 self._changed.wait(self._queues.wait_s())
 
     def _run(self, batch: Batch[_Work]) -> None:
@@ -383,8 +407,28 @@ class Engine:
             self._hand_on(part, stage, _rows_of(step, rows))
             if work.n_left == work.n:
                 done.append(work)
+        if self._recheck.share:
+            self._rechecks += (work for work in done if self._recheck.draw() < self._recheck.share)
         if done:
             _soon(done, lambda: _answer(done, gear.macs))
+
+    def _look_again(self, work: _Work) -> None:
+        """Run one sample of a request through all stages, and report whether the answer stays."""
+        gear = self._gears[work.gear]
+        assert work.inputs is not None and work.probs is not None and work.exit_stage is not None
+        inputs, row = work.inputs, np.array([int(self._recheck.draw() * work.n)])
+        had = gear.which[: int(work.exit_stage[row[0]]) + 1]
+
+        def probs(stage: int, _rows: Rows) -> NDArray[np.float32]:
+            which = gear.which[stage]
+            tensor = work.tensors[which][row] if which in had else inputs.prepared(which, row)
+            return gear.executor.run_stage(stage, tensor)
+
+        try:
+            answers = run_cascade(gear.whole, probs, 1, [0] * len(gear.which))
+        except Exception:  # whoever asked has the answer
+            return
+        self._recheck.report(work.gear, int(answers.label[0]) == int(work.probs[row[0]].argmax()))
 
     def _hand_on(self, part: Part[_Work], stage: int, step: Step) -> None:
         """Queue the survivors for the next stage, once they are prepared for it."""

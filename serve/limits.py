@@ -20,6 +20,8 @@ class Limits:
     gears: GearPolicy = field(default_factory=GearPolicy)
     max_pixels: int = images.DEFAULT_LIMITS.pixels  # of one image
     max_connections: int = 1000  # of HTTP, in each process
+    drift_rate: float = 0.001  # most false alarms of drift per window; 0: no test
+    recheck_share: float = 0.0  # of requests, of which a sample is run through all stages when there is time
 
     def of(self, n_stages: int) -> list[StageLimits]:
         """Return the limits of each stage of a cascade; those that are not named are as the last one."""

@@ -3,9 +3,9 @@
 import json
 import sys
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
-from encas.serve.service import Observer, Record
+from encas.serve.service import Event, Observer, Record
 
 
 class RequestLog(Observer):
@@ -18,7 +18,7 @@ class RequestLog(Observer):
     def finished(self, record: Record) -> None:
         """Write a line."""
         line = {
-            "time": datetime.fromtimestamp(record.start_s, UTC).isoformat(timespec="milliseconds"),
+            "time": _time(record.start_s),
             "protocol": record.protocol,
             "model": record.model,
             "version": record.version,
@@ -37,5 +37,24 @@ class RequestLog(Observer):
                 "queue_s": round(record.times.queue_s, 6),
                 "inference_s": round(record.times.run_s, 6),
             }
+        self._write(line)
+
+    def noticed(self, event: Event) -> None:
+        """Write a line that has an `event`."""
+        self._write(
+            {
+                "time": _time(event.at_s),
+                "event": event.kind,
+                "model": event.model,
+                "version": event.version,
+                "text": event.text,
+            }
+        )
+
+    def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+
+
+def _time(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")

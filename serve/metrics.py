@@ -1,6 +1,7 @@
 """Metrics for Prometheus: seconds and counts of requests, and what only a cascade has."""
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 
 from prometheus_client import (
@@ -15,8 +16,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from encas.bundle import Bundle
 from encas.gears import figures_of
+from encas.serve.alarms import DriftState
 from encas.serve.engine import BatchReport, Engine
-from encas.serve.service import Observer, Record, Service
+from encas.serve.service import Event, Observer, Record, Service
 
 SHARED_FOLDER = (
     "PROMETHEUS_MULTIPROC_DIR"  # where several processes count together; set before this is imported
@@ -98,6 +100,30 @@ class Metrics(Observer):
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._drift = Gauge(
+            "encas_drift_alarm",
+            "1 while samples are not as they were when the bundle was exported",
+            model,
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._evidence = Gauge(
+            "encas_drift_evidence",
+            "Evidence of drift in this window, a logarithm to base 10",
+            model,
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._alarms = Counter("encas_drift_alarms", "Alarms", ("model", "kind"), registry=registry)
+        self._rechecked = Counter(
+            "encas_rechecked", "Samples that ran through all stages", gear, registry=registry
+        )
+        self._disagreed = Counter(
+            "encas_rechecked_otherwise",
+            "Of these, those that were answered otherwise than by all stages",
+            gear,
+            registry=registry,
+        )
         self._pending = Gauge(
             "encas_pending_requests",
             "Requests without an answer yet",
@@ -108,15 +134,16 @@ class Metrics(Observer):
             "encas_ready", "Workers that are ready", registry=registry, multiprocess_mode="livesum"
         )
         self._service: Service | None = None
+        self._drift_of: Callable[[Bundle], DriftState] | None = None
         self._shown: list[Bundle] = []  # whose accuracies are told
 
-    def watch(self, service: Service) -> None:
+    def watch(self, service: Service, drift_of: Callable[[Bundle], DriftState] | None = None) -> None:
         """Read what is counted elsewhere from here on."""
-        self._service = service
+        self._service, self._drift_of = service, drift_of
 
     def finished(self, record: Record) -> None:
         """Count a request."""
-        self.refresh()
+        self._refresh_counts()
         self._requests.labels(record.model, record.protocol, record.kind.reason).inc()
         if record.times is None:
             return
@@ -139,6 +166,15 @@ class Metrics(Observer):
         for value in report.confidence.tolist():
             confidence.observe(value)
 
+    def rechecked(self, bundle: Bundle, gear: int, *, agrees: bool) -> None:
+        """Count a sample that ran through all stages."""
+        self._rechecked.labels(bundle.name, str(gear)).inc()
+        self._disagreed.labels(bundle.name, str(gear)).inc(not agrees)
+
+    def noticed(self, event: Event) -> None:
+        """Count an alarm."""
+        self._alarms.labels(event.model, event.kind).inc()
+
     def text(self) -> bytes:
         """Write everything in Prometheus's text format."""
         self.refresh()
@@ -150,12 +186,20 @@ class Metrics(Observer):
 
     def refresh(self) -> None:
         """Set what is not counted; of several workers one alone is asked, so each does it in good time."""
+        self._refresh_counts()
         if self._service is not None:
-            self._pending.set(self._service.n_open)
-            self._ready.set(self._service.ready)
             for served in self._service.models.all():
                 if served.engine is not None:
                     self._show_gear(served.bundle, served.engine)
+                if self._drift_of is not None:
+                    found = self._drift_of(served.bundle)
+                    self._drift.labels(served.bundle.name).set(found.alarm)
+                    self._evidence.labels(served.bundle.name).set(found.evidence)
+
+    def _refresh_counts(self) -> None:
+        if self._service is not None:
+            self._pending.set(self._service.n_open)
+            self._ready.set(self._service.ready)
 
     def _show_gear(self, bundle: Bundle, engine: Engine) -> None:
         self._gear.labels(bundle.name).set(engine.gear)

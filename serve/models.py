@@ -121,6 +121,11 @@ class Models:
             raise UnknownModel(f"model '{name}' has no version {version[:80]!r}; it has {has}")
         return versions[version]
 
+    def bundle(self, name: str, version: str) -> Bundle | None:
+        """Return the bundle of what is served, None if it is no more."""
+        model = self._models.get(name, {}).get(version)
+        return None if model is None else model.bundle
+
     def engine(self, name: str, version: str | None = None) -> Engine:
         """Return what runs a model.
 

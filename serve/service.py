@@ -13,7 +13,7 @@ import encas
 from encas.bundle import Bundle
 from encas.runtime.machine import usable_cores
 from encas.serve.bodies import Bodies
-from encas.serve.engine import BatchReport, Engine, Outcome, StageExecutor, Times
+from encas.serve.engine import BatchReport, Engine, Outcome, Recheck, StageExecutor, Times
 from encas.serve.limits import Limits
 from encas.serve.model import Images, check_top, images_of, outputs_of
 from encas.serve.models import Models
@@ -46,6 +46,17 @@ class Record:
     headers: Mapping[str, str] = field(default_factory=dict)  # those that traces travel in
 
 
+@dataclass(frozen=True)
+class Event:
+    """Something that people should look at."""
+
+    kind: str  # drift, consistency
+    model: str
+    version: str
+    text: str  # one line
+    at_s: float = field(default_factory=time.time)  # of the epoch
+
+
 class Observer:
     """Is told what happens; this one does nothing."""
 
@@ -54,6 +65,12 @@ class Observer:
 
     def ran(self, bundle: Bundle, report: BatchReport) -> None:
         """Hear of a batch, in the thread of an engine."""
+
+    def rechecked(self, bundle: Bundle, gear: int, *, agrees: bool) -> None:
+        """Hear of a sample that ran through all stages of its gear, in the thread of an engine."""
+
+    def noticed(self, event: Event) -> None:
+        """Hear of an event, in any thread."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +133,14 @@ class Service:
                 for observer in self.observers:
                     observer.ran(bundle, ran)
 
+            def rechecked(gear: int, agrees: bool) -> None:
+                for observer in self.observers:
+                    observer.rechecked(bundle, gear, agrees=agrees)
+
             stages = self.limits.of(max(len(gear.stages) for gear in bundle.gears))
             policy = self.limits.gears.within(self.limits.request_timeout_s, len(bundle.gears))
-            return Engine(load(bundle), stages, self.pool, report, policy=policy)
+            recheck = Recheck(self.limits.recheck_share, rechecked)
+            return Engine(load(bundle), stages, self.pool, report, policy=policy, recheck=recheck)
 
         self.models = Models(bundles, start, repository)
 
@@ -142,6 +164,11 @@ class Service:
 
     async def _control(self, what: Literal["load", "unload"], name: str) -> None:
         await asyncio.to_thread(self.models.load if what == "load" else self.models.unload, name)
+
+    def notice(self, event: Event) -> None:
+        """Tell the observers of an event."""
+        for observer in self.observers:
+            observer.noticed(event)
 
     def close(self) -> None:
         """Answer what was accepted, and stop the threads."""

@@ -10,6 +10,7 @@ from encas.cascade import Cascade
 from encas.errors import InvalidInput
 from encas.files import FileModel
 from encas.gears import Point, figures_of
+from encas.serve.alarms import Alarms, DriftState
 from encas.serve.live import Live, Recent
 from encas.serve.models import Model
 from encas.serve.refusals import UnknownModel
@@ -58,6 +59,16 @@ class ShownModel(FileModel):
     delay_s: float  # how long the networks are busy with what waits
     waiting: int  # samples
     recent: Recent
+    drift: DriftState
+
+
+class ShownEvent(FileModel):
+    """Something that people should look at."""
+
+    at_s: float
+    kind: str
+    model: str
+    text: str
 
 
 class PageState(FileModel):
@@ -66,9 +77,10 @@ class PageState(FileModel):
     version: str
     ready: bool
     models: tuple[ShownModel, ...]
+    events: tuple[ShownEvent, ...]  # the latest ones
 
 
-def add(app: FastAPI, service: Service, live: Live) -> None:
+def add(app: FastAPI, service: Service, live: Live, alarms: Alarms) -> None:
     """Give an application the page."""
     files = {path.name: path.read_bytes() for path in _PAGE.iterdir()}
 
@@ -81,7 +93,11 @@ def add(app: FastAPI, service: Service, live: Live) -> None:
         return PageState(
             version=service.version,
             ready=service.ready,
-            models=tuple(_shown(service.models.find(name), live) for name in service.models.names),
+            models=tuple(_shown(service.models.find(name), live, alarms) for name in service.models.names),
+            events=tuple(
+                ShownEvent(at_s=one.at_s, kind=one.kind, model=one.model, text=one.text)
+                for one in tuple(alarms.events)
+            ),
         )
 
     @app.get("/page/samples/{model}/{number}", include_in_schema=False)
@@ -105,7 +121,7 @@ def add(app: FastAPI, service: Service, live: Live) -> None:
         return Response(files[name], media_type=_TYPES[Path(name).suffix], headers=_HEADERS)
 
 
-def _shown(model: Model, live: Live) -> ShownModel:
+def _shown(model: Model, live: Live, alarms: Alarms) -> ShownModel:
     bundle, engine = model.bundle, model.engine
     found = figures_of(bundle.gears)
     return ShownModel(
@@ -120,6 +136,7 @@ def _shown(model: Model, live: Live) -> ShownModel:
         delay_s=0.0 if engine is None else engine.delay_s,
         waiting=0 if engine is None else sum(engine.n_waiting),
         recent=live.of(bundle.name),
+        drift=alarms.of(bundle),
     )
 
 

@@ -59,6 +59,21 @@ def serve_bundles(
             "one after it, and so on.",
         ),
     ] = 100.0,
+    drift_rate: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.5, help="Most false alarms of drift in 2,000 samples of a gear; 0: do not test."
+        ),
+    ] = 0.001,
+    recheck_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of requests of which a sample is run through all stages when there is time, to see "
+            "whether the answer stays.",
+        ),
+    ] = 0.0,
     overload_status: Annotated[int, typer.Option(help="What a refused request gets: 503 or 429.")] = 503,
     max_body_mb: Annotated[int, typer.Option(min=1, help="The largest request that is taken, in MiB.")] = 64,
     max_megapixels: Annotated[
@@ -117,9 +132,11 @@ def serve_bundles(
         _stages(max_batch_size, max_queue_delay_ms, max_queue_size),
         request_timeout_s,
         max_body_mb * 2**20,
-        GearPolicy(gear_delay_ms / 1e3),
-        round(max_megapixels * 1e6),
-        max_connections,
+        gears=GearPolicy(gear_delay_ms / 1e3),
+        drift_rate=drift_rate,
+        recheck_share=recheck_share,
+        max_pixels=round(max_megapixels * 1e6),
+        max_connections=max_connections,
     )
     options = Options(
         paths=tuple(bundles or ()),

@@ -134,6 +134,16 @@ function showFigures(served) {
     ["cost of a sample", recent.macs === null ? "none yet" : macsText(recent.macs)],
   ];
   if (served.gears.length > 1) figures.push(["gear", `${served.gear} of 0 to ${served.gears.length - 1}`]);
+  const {drift} = served;
+  figures.push(["drift", !drift.tested ? "not tested" : drift.alarm ? "alarm" : "none seen"]);
+  if (drift.rechecked) figures.push(["answered otherwise than by all stages", `${drift.disagreed} of ${drift.rechecked}`]);
+  const alarm = drift.alarm ? "What comes is not as it was when the bundle was exported: look at the images, and at the accuracy." : "";
+  if (at("alarm").textContent !== alarm) {
+    at("alarm").textContent = alarm;
+    at("alarm").classList.toggle("alarm", drift.alarm);
+  }
+  at("events").replaceChildren(...state.events.filter(one => one.model === served.name).toReversed().map(one =>
+    element("li", `${new Date(1e3 * one.at_s).toLocaleString()}: ${one.kind}: ${one.text}`)));
   at("figures").replaceChildren(...figures.map(([name, value]) =>
     element("div", undefined, {}, element("dt", name), element("dd", value))));
   const {exits} = recent, total = exits.reduce((sum, one) => sum + one.n, 0);

@@ -53,6 +53,7 @@ def test_options_reach_the_bundle(cascade_path: Path, tmp_path: Path) -> None:
     assert (told["name"], told["version"], told["parity"]["n"]) == ("handwriting", "3", 40)
 
 
+@pytest.mark.slow
 def test_gears_come_from_files_and_are_shown(cascade_path: Path, tmp_path: Path) -> None:
     whole = Cascade.read(cascade_path)
     whole.model_copy(update={"stages": whole.stages[-1:]}).write(tmp_path / "large.json")

@@ -175,6 +175,17 @@ def test_a_name_for_an_endpoint_is_a_plain_word(
         export(digits_cascade, recorded, tmp_path / "bundle", name="my model")
 
 
+def test_a_bundle_knows_where_all_samples_of_the_split_left(
+    recorded: Pool, digits_cascade: Cascade, tmp_path: Path
+) -> None:
+    reference = export(digits_cascade, recorded, tmp_path / "bundle", samples=20).reference
+    assert reference is not None and (reference.split, reference.n) == ("val", 600)
+    (gear,) = reference.gears
+    exits = recorded_answers(digits_cascade, recorded, "val").exit_stage
+    assert [sum(stage.counts) for stage in gear.stages] == np.bincount(exits, minlength=3).tolist()
+
+
+@pytest.mark.slow
 def test_gears_share_their_networks_and_have_figures_of_one_split(
     recorded: Pool, digits_cascade: Cascade, digits: Any, tmp_path: Path
 ) -> None:

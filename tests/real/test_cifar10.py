@@ -107,3 +107,76 @@ def test_measuring_executes_the_macs_that_were_predicted(walk: Any, helpers: Any
     assert found["accuracy"] == pytest.approx((expected.label == walk.pool.labels("test")).mean(), abs=1e-3)
     timed = {member.name for member in walk.pool.file.members if member.latency}
     assert timed == set(walk.cascade.member_names)
+
+
+@pytest.fixture(scope="module")
+def watched(walk: Any, images: Any) -> Any:
+    """The reference of the bundle, and what it answers to the test images and to changed ones, by kind."""
+    from encas.runtime import CascadeExecutor
+
+    test = images[0][5000:]
+    shown = [pillow.fromarray(image) for image in test[:1500]]
+    blur = pytest.importorskip("PIL.ImageFilter").GaussianBlur(1.0)
+    kinds = {
+        "as they are": test,
+        "blurred": np.stack([np.asarray(image.filter(blur)) for image in shown]),
+        "darkened": (test[:1500] * 0.35).astype(np.uint8),
+        "of other classes": photographs(),
+    }
+    with CascadeExecutor(walk.bundle, "cpu") as executor:
+        answers = {}
+        for kind, pixels in kinds.items():
+            parts = [executor.run(pixels[start : start + 64]) for start in range(0, len(pixels), 64)]
+            exits, confidences = (
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("exit_stage", "confidence")
+            )
+            answers[kind] = (exits, confidences)
+    reference = walk.bundle.reference
+    assert reference is not None and reference.n == 5000
+    (gear,) = reference.gears
+    return gear, {kind: gear.places(*(one.tolist() for one in found)) for kind, found in answers.items()}
+
+
+def photographs() -> NDArray[np.uint8]:
+    """1,000 photographs, nearly all of them of other classes, as small as CIFAR-10's."""
+    import io
+    import tarfile
+
+    found = []
+    with tarfile.open(DATA.parent / "imagenet/photographs.tar") as archive:
+        for entry in archive:
+            if entry.name.lower().endswith((".jpg", ".jpeg", ".png")):
+                file = archive.extractfile(entry)
+                assert file is not None
+                image = pillow.open(io.BytesIO(file.read())).convert("RGB").resize((32, 32))
+                found.append(np.asarray(image))
+    return np.stack(found)
+
+
+@pytest.mark.slow
+def test_no_drift_is_seen_in_twenty_replays_of_images_of_the_same_kind(watched: Any) -> None:
+    from encas.serve.drift import DriftTest
+
+    gear, places = watched
+    for replay in range(20):
+        rng = np.random.default_rng(replay)
+        test = DriftTest(gear.counts, rng)
+        assert not test.add(rng.permutation(places["as they are"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["blurred", "darkened", "of other classes"])
+def test_an_alarm_comes_within_2000_images_when_half_of_them_change(kind: str, watched: Any) -> None:
+    from encas.serve.drift import DriftTest
+
+    gear, places = watched
+    for before in (0, 1000, 1900, 2950):
+        rng = np.random.default_rng(before)
+        test = DriftTest(gear.counts, rng)
+        same = rng.permutation(places["as they are"])
+        assert not test.add(same[:before])
+        mixed = np.concatenate([same[before : before + 1000], rng.choice(places[kind], 1000)])
+        found = [n for n, place in enumerate(rng.permutation(mixed)) if test.add(place[None])]
+        assert found, (kind, before)
+        print(f"{kind}, half of them, after {before}: alarm after {found[0] + 1} images")  # noqa: T201

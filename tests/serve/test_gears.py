@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encas.bundle import Bundle
@@ -101,6 +101,7 @@ class TestGearBox:
         assert GearPolicy(0.1).within(timeout_s=0.4, n_gears=4).delay_s == 0.05
         assert GearPolicy(0.1).within(timeout_s=30, n_gears=4).delay_s == 0.1
 
+    @settings(max_examples=40, deadline=None)
     @given(
         n=st.integers(1, 5),
         steps=st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2), st.floats(0, 1)), max_size=60),
