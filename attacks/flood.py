@@ -14,6 +14,7 @@ from target import Target, png, run
 N_CLIENTS = 8
 SLOW, BOMBS = 0.002, 0.01  # shares of requests that are sent slowly, and that cost much to find out
 WARM_UP = 0.2  # share of requests after which memory is first looked at
+SETTLE_S = 12.0  # until the server has given back what it does not need
 
 
 class Hostile:
@@ -131,10 +132,10 @@ def attempt(target: Target) -> None:
             thread.join()
 
     together(round(WARM_UP * target.requests))
-    time.sleep(2)
+    time.sleep(SETTLE_S)
     before = target.resident_bytes()
     together(round((1 - WARM_UP) * target.requests))
-    time.sleep(2)
+    time.sleep(SETTLE_S)
     after = target.resident_bytes()
     statuses: collections.Counter[int] = sum((client.statuses for client in clients), collections.Counter())
     print(f"{sum(statuses.values())} requests: {dict(sorted(statuses.items()))}")

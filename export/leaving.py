@@ -8,6 +8,7 @@ from re import sub
 
 import yaml
 
+import encas
 from encas.bundle import Bundle
 from encas.errors import InvalidInput
 from encas.files import replaced_folder, write_bytes
@@ -45,7 +46,7 @@ def write_kserve(bundle: Bundle, out: Path) -> Path:
     """
     with _own_folder(out, ("inferenceservice.yaml", "Dockerfile")) as folder:
         copy_bundle(bundle, folder / "bundle")
-        _write(folder / "Dockerfile", "Dockerfile", port=str(_PORT))
+        _write(folder / "Dockerfile", "Dockerfile", port=str(_PORT), version=encas.__version__)
         text = yaml.safe_dump(_inference_service(bundle), sort_keys=False)
         write_bytes(folder / "inferenceservice.yaml", text.encode())
     return out / "inferenceservice.yaml"

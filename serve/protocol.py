@@ -23,6 +23,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}  # "deflate" means zlib's format, RFC 9110 section 8.4.1.2
 
 
+_PIECE_BYTES = 2**18
 _MOST_VALUES = 5_000_000  # of a JSON body: 33 images of 3 x 224 x 224 numbers
 _MOST_KEYS = 100_000
 
@@ -120,15 +121,32 @@ def decompress(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
         raise UnknownEncoding(f"Content-Encoding must be gzip, deflate or identity, is {encoding[:40]!r}")
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
+        # The end of gzip says how much comes out. Where that is too much, it is looked at piece by piece.
+        if encoding == "gzip" and int.from_bytes(body[-4:], "little") > max_bytes:
+            _check_size(body, max_bytes)
         plain = stream.decompress(body, max_bytes + 1)
     except zlib.error as error:
         raise InvalidInput(f"the body is not {encoding}, as Content-Encoding says: {error}") from None
     if len(plain) > max_bytes:
-        raise TooLarge(f"the body unpacks to more than {max_bytes} bytes, the most that is taken")
+        raise _unpacks_to_more(max_bytes)
     if not stream.eof or stream.unused_data:
         what = "goes on after" if stream.eof else "stops before"
         raise InvalidInput(f"the body {what} the end of its {encoding} data")
     return plain
+
+
+def _check_size(body: bytes, max_bytes: int) -> None:
+    """Unpack gzip without keeping anything."""
+    stream, n_bytes = zlib.decompressobj(_WINDOW_BITS["gzip"]), 0
+    while body and not stream.eof:
+        n_bytes += len(stream.decompress(body, _PIECE_BYTES))
+        body = stream.unconsumed_tail
+        if n_bytes > max_bytes:
+            raise _unpacks_to_more(max_bytes)
+
+
+def _unpacks_to_more(max_bytes: int) -> TooLarge:
+    return TooLarge(f"the body unpacks to more than {max_bytes} bytes, the most that is taken")
 
 
 def parse_request(

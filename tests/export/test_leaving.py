@@ -109,7 +109,7 @@ def test_what_the_container_of_kserve_runs_answers_the_golden_samples(
     encas, serve, folder, *options = json.loads(entry.removeprefix("ENTRYPOINT "))
     assert (encas, serve, folder) == ("encas", "serve", "/bundle")
     with start_server(
-        out / "bundle", *options, "--provider", "cpu"
+        out / "bundle", *options, "--provider", "cpu", complaints=True
     ) as server:  # a free port is taken instead
         url = server.url.replace("0.0.0.0", "127.0.0.1")
         assert httpx.get(f"{url}{probe}").status_code == 200

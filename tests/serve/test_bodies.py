@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from encas.serve.refusals import Overloaded, SlowClient
 from encas.serve.scheduler import StageLimits
 
 TWO = Limits((StageLimits(max_batch_size=1, max_queue_size=1),), max_body_bytes=10)  # two requests, 80 bytes
+THREE = replace(TWO, stages=(StageLimits(max_batch_size=1, max_queue_size=2),))
 
 
 async def slow(bodies: Bodies, n_bytes: int = 0) -> None:
@@ -41,7 +43,7 @@ def test_where_too_many_bodies_come_the_oldest_gives_way() -> None:
 
 def test_where_bodies_hold_too_much_the_largest_gives_way() -> None:
     async def main() -> None:
-        bodies = Bodies(TWO)
+        bodies = Bodies(THREE)
         small, large = (asyncio.create_task(slow(bodies, n_bytes)) for n_bytes in (20, 50))
         await begun(small, large)
         with bodies.held() as held:
