@@ -76,6 +76,11 @@ def experiment(
         return
     for title, (header, rows) in tables(found).items():
         print_line(f"\n{title}")
-        print_table(header, rows)
+        if title != "Claims":
+            print_table(header, rows)
+            continue
+        for claim, split, by, wins, medians, effect, p, holm in rows:  # too wide for a table
+            print_line(f"{claim} on {split}, {by}: better in {wins} runs")
+            print_line(f"  medians {medians}, effect {effect}, p {p}, after Holm {holm}")
     print_line(f"\nreferences: {'; '.join(found.references)}")
     print_line(f"{place / 'report.html'} has the figures")

@@ -109,6 +109,7 @@ def draw_png(figure: Figure, path: Path) -> None:
     """Draw a figure, 1200 by 750 pixels."""
     require("matplotlib", "search")
     from matplotlib.figure import Figure as Picture  # noqa: PLC0415
+    from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415
 
     picture = Picture(figsize=(12, 7.5), dpi=100, layout="constrained")
     axes = picture.add_subplot()
@@ -119,6 +120,9 @@ def draw_png(figure: Figure, path: Path) -> None:
         axes.fill_between(line.x, line.low, line.high, step="post", color=colour, alpha=0.15, linewidth=0)
         axes.plot(line.x, line.median, color=colour, linewidth=1.5, drawstyle="steps-post", label=line.label)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.tick_params(labelsize=12)
     axes.set_xlabel(figure.x_label, fontsize=13)
     axes.set_ylabel(figure.y_label, fontsize=13)
