@@ -9,6 +9,7 @@ from encas.files import parse_model
 from encas.search.experiment.config import Experiment, joint_of, merged, nat_of, read_experiment
 from encas.search.experiment.needed import check_needed
 from encas.search.experiment.published import PUBLISHED
+from encas.search.joint.config import read_joint
 
 FOLDER = Path(__file__).parents[3] / "configs" / "experiments"
 ALL = sorted(FOLDER.glob("*.yml"))
@@ -52,3 +53,20 @@ def test_changes_reach_into_mappings_and_null_removes() -> None:
 def test_a_search_on_what_nothing_makes_is_refused() -> None:
     with pytest.raises(InvalidInput, match="nothing makes 'b'"):
         parse_model({"title": "t", "searches": {"a": {"pools": ["b"]}}}, Experiment, "file")
+
+
+JOINT = FOLDER.parent / "joint"
+
+
+@pytest.mark.parametrize("path", sorted(JOINT.glob("cifar*.yml")), ids=lambda path: path.stem)
+def test_a_joint_run_is_as_in_the_paper(path: Path) -> None:
+    told = read_joint(path)
+    loop = told.loop
+    assert (loop.iterations, loop.first, loop.candidates, loop.epochs) == (30, 300, 300, 5)
+    assert (loop.surrogate_evaluations, loop.cut_mix, loop.averaged, loop.archive) == (
+        10_000,
+        0.5,
+        20,
+        "replaced",
+    )
+    assert len(told.space.bounds[0]) == {2: 54, 5: 132}[len(told.supernets)]

@@ -13,11 +13,12 @@ FOLDER = Path(__file__).parents[3] / "configs" / "nat"
 FILES = sorted(FOLDER.glob("*.yml"))
 
 
-def test_there_is_a_file_for_each_experiment_of_the_paper_and_five_tiny_ones() -> None:
+def test_there_is_a_file_for_each_experiment_of_the_paper_and_six_tiny_ones() -> None:
     supernets = ("alphanet", "attentivenas", "ofa_w1.0", "ofa_w1.2", "proxyless")
     kinds = ("cifar10", "cifar100", "imagenet", "tiny")
     expected = {f"{kind}_{name}" for kind in kinds for name in supernets}
-    assert {file.stem for file in FILES} == expected | {"cifar10_reproduction", "cifar100_reproduction"}
+    reproductions = {f"{kind}_reproduction" for kind in ("cifar10", "cifar100", "tiny")}
+    assert {file.stem for file in FILES} == expected | reproductions
 
 
 # The paper's settings, by kind of experiment: those of the loop, then of its end.
