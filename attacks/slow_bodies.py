@@ -6,7 +6,7 @@ from socket import socket
 from target import Target, run
 
 N_CLIENTS = 700  # more than requests may be in work
-FOR_S = 8.0
+AT_LEAST_S, AT_MOST_S = 8.0, 60.0  # the rest of a body is waited for beyond its request's time
 
 
 def attempt(target: Target) -> None:
@@ -26,8 +26,10 @@ def attempt(target: Target) -> None:
             head = f"{target.head(paths[i % 4])}{kind}Content-Length: {length}\r\n\r\n["
             client.sendall(head.encode())
             clients.append(client)
-        until_s, n_closed = time.monotonic() + FOR_S, 0
-        while time.monotonic() < until_s:
+        start_s, n_closed = time.monotonic(), 0
+        while (passed_s := time.monotonic() - start_s) < AT_LEAST_S or (
+            n_closed < N_CLIENTS // 10 and passed_s < AT_MOST_S
+        ):
             for client in list(clients):
                 try:
                     client.sendall(b" ")

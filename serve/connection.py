@@ -53,7 +53,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     crowd = Crowd(1000)
     _useless_bytes = _n_chunks = _chunk_bytes = 0
-    _in_body = _useful = False
+    _body_comes = _useful = False
     _running: RequestResponseCycle | None = None
     _rest: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -98,12 +98,12 @@ class BoundedConnection(HttpToolsProtocol):
         """Note that a request is in work."""
         super().on_headers_complete()
         self.crowd.silent.pop(self, None)
-        self._in_body = True
+        self._body_comes = True
         self._n_chunks = self._chunk_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Pass over what comes behind a body."""
-        if not self._in_body:
+        if not self._body_comes:
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
@@ -119,7 +119,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that the body is over."""
-        self._in_body = False
+        self._body_comes = False
         self._stop(self._rest)
         super().on_message_complete()
 
@@ -128,7 +128,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        if self._in_body:
+        if self._body_comes:
             self._stop(self._rest)
             self._rest = self.loop.call_later(_REST_S, self.abort)
         if self.cycle.response_complete:
