@@ -50,7 +50,9 @@ class Landscape:
 
     @classmethod
     def either(cls, evaluator: Evaluator, names: Sequence[str]) -> "Landscape":
-        """Cascades that answer in either way, which is a gene."""
+        """Cascades that answer in either way, which is a gene; of one stage there is only one way."""
+        if evaluator.space.max_stages == 1:
+            return cls.averaged(evaluator, names)
         last = LastEvaluator(evaluator)
 
         def evaluate(genomes: Genomes) -> Objectives:
