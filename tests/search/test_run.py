@@ -366,7 +366,14 @@ def test_what_was_evaluated_is_not_evaluated_again(
     pool = Pool.open(pool_path)
     monkeypatch.setattr("encas.search.drive._SHOW_EVERY_S", 0.0)
     with pytest.raises(Stopped):
-        search(pool, evaluations=900, out=tmp_path / "front", progress=stop_after(600), checkpoint_every_s=0)
+        search(
+            pool,
+            evaluations=900,
+            algorithm="mo-gomea-2018",
+            out=tmp_path / "front",
+            progress=stop_after(600),
+            checkpoint_every_s=0,
+        )
     with np.load(tmp_path / "front" / "checkpoint.npz") as arrays:
         n_kept = len(arrays["genomes"])
     evaluated = []
@@ -379,7 +386,7 @@ def test_what_was_evaluated_is_not_evaluated_again(
         return of_canonical(self, genomes)
 
     monkeypatch.setattr(Evaluator, "of_canonical", counted)
-    front = search(pool, evaluations=900, out=tmp_path / "front")
+    front = search(pool, evaluations=900, algorithm="mo-gomea-2018", out=tmp_path / "front")
     assert n_kept >= 500
     # The single members, for comparison, come on top.
     assert sum(evaluated) == front.file.evaluations["phenotypes"] - n_kept + len(pool.names)
