@@ -120,6 +120,7 @@ def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
         read_npy(path)
 
 
+@pytest.mark.slow
 def test_a_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
     code = "import sys, time, pathlib; from encas.files import locked; folder = pathlib.Path(sys.argv[1])\n"
     code += "with locked(folder): print('held', flush=True); time.sleep(60)"

@@ -6,6 +6,7 @@ import pytest
 from encas.interval import predict
 
 
+@pytest.mark.slow
 def test_the_interval_of_what_is_counted_holds_what_others_show() -> None:
     rng = np.random.default_rng(1)
     n, new_n = 300, 500

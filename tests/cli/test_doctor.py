@@ -37,6 +37,7 @@ def test_a_sound_installation_is_shown_and_is_exit_code_0() -> None:
     assert lines[-1] == "nothing clashes; next: encas demo"
 
 
+@pytest.mark.slow
 def test_the_report_for_machines() -> None:
     report = json.loads(doctor("--json").stdout)
     assert report["format"] == "encas-doctor/1"
@@ -44,6 +45,7 @@ def test_the_report_for_machines() -> None:
     assert {"name": "cpu", "works": True, "why": None} in report["providers"]
 
 
+@pytest.mark.slow
 def test_it_works_where_nothing_but_the_base_can_be_imported() -> None:
     hidden = ("onnxruntime", "PIL", "torch", "psutil", "onnx", "timm", "numba", "scipy", "fastapi")
     code = (
@@ -55,6 +57,7 @@ def test_it_works_where_nothing_but_the_base_can_be_imported() -> None:
     assert "provider cpu: onnxruntime is not installed; it comes with the extra 'cpu'" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_clash_is_exit_code_1_and_one_line(tmp_path: Path) -> None:
     pretend(tmp_path, "onnxruntime", "1.32.0")
     pretend(tmp_path, "onnxruntime-gpu", "1.32.0")
@@ -65,6 +68,7 @@ def test_a_clash_is_exit_code_1_and_one_line(tmp_path: Path) -> None:
     assert "clash: onnxruntime and onnxruntime-gpu" in done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_runs_where_both_builds_are_installed(tmp_path: Path, bundle_path: Path) -> None:
     pretend(tmp_path, "onnxruntime", "1.32.0")
     pretend(tmp_path, "onnxruntime-gpu", "1.32.0")

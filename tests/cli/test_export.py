@@ -46,6 +46,7 @@ def test_a_bundle_is_written_and_shown(cascade_path: Path, tmp_path: Path) -> No
     assert encas("run", tmp_path / "bundle", tmp_path / "bundle/golden").exit_code == 0
 
 
+@pytest.mark.slow
 def test_options_reach_the_bundle(cascade_path: Path, tmp_path: Path) -> None:
     words = ["--name", "handwriting", "--model-version", "3", "--samples", "40", "--json"]
     result = encas("export", cascade_path, "-o", tmp_path / "bundle", *words)
@@ -81,6 +82,7 @@ def test_gears_of_a_front_are_the_best_of_half_the_cost_and_so_on(cascade_path: 
     assert "--gears takes cascades of a front" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_pool_and_images_that_were_moved_are_named(
     cascade_path: Path, digits_files: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_pool_and_images_that_were_moved_are_named(
     assert encas("export", cascade_path, "-o", tmp_path / "bundle", *words).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_member_that_the_pool_lacks_gets_one_line(cascade_path: Path, tmp_path: Path) -> None:
     cascade_path.write_text(cascade_path.read_text().replace("hidden064", "hidden999"))
     result = encas("export", cascade_path, "-o", tmp_path / "bundle")
@@ -104,6 +107,7 @@ def test_a_member_that_the_pool_lacks_gets_one_line(cascade_path: Path, tmp_path
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 def test_a_threshold_out_of_range_gets_one_line(cascade_path: Path, tmp_path: Path) -> None:
     cascade_path.write_text(cascade_path.read_text().replace("0.8", "1.8", 1))
     result = encas("export", cascade_path, "-o", tmp_path / "bundle")
@@ -111,6 +115,7 @@ def test_a_threshold_out_of_range_gets_one_line(cascade_path: Path, tmp_path: Pa
     assert "stage 0 (hidden016): the threshold must be a number in [0, 1], got 1.8" in result.stderr
 
 
+@pytest.mark.slow
 def test_code_that_the_pool_names_is_not_run_unasked(cascade_path: Path, tmp_path: Path) -> None:
     pool_json = tmp_path / "pool/pool.json"
     text = pool_json.read_text()
@@ -149,6 +154,7 @@ def test_a_torch_module_goes_the_whole_way(
     assert len(Pool.open("pool").member("tiny").latency) == 1
 
 
+@pytest.mark.slow
 def test_a_single_file_comes_with_the_bundle_or_later(cascade_path: Path, tmp_path: Path) -> None:
     result = encas("export", cascade_path, "-o", tmp_path / "bundle", "--single-file")
     assert result.exit_code == 0, result.stderr
@@ -161,6 +167,7 @@ def test_a_single_file_comes_with_the_bundle_or_later(cascade_path: Path, tmp_pa
     assert not (tmp_path / "bundle/cascade.onnx").exists()
 
 
+@pytest.mark.slow
 def test_options_of_the_single_file_that_make_no_sense_get_one_line(
     cascade_path: Path, bundle_path: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +192,7 @@ def test_options_of_the_single_file_that_make_no_sense_get_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_member_in_another_order_of_classes_gets_one_line(cascade_path: Path, tmp_path: Path) -> None:
     pool = Pool.open(tmp_path / "pool")
     for split in pool.file.splits:
@@ -218,6 +226,7 @@ def test_ways_to_leave_are_written_and_their_use_is_told(bundle_path: Path, tmp_
         assert path.is_file() and f"{path}: {use}" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_gets_one_line(
     bundle_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

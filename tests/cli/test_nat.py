@@ -79,6 +79,7 @@ def test_what_was_downloaded_is_checked(tmp_path: Path) -> None:
     assert json.loads(told("nat", "weights", file, "--space", "tiny-proxyless", "--json"))["classes"] == 5
 
 
+@pytest.mark.slow
 def test_a_supernetwork_goes_from_weights_to_a_recorded_member(tmp_path: Path, data: Path) -> None:
     run, pool = tmp_path / "run", tmp_path / "pool"
     weights = official(tmp_path / "weights")

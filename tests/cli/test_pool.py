@@ -120,6 +120,7 @@ def test_every_problem_of_a_pool_gets_a_line(pool: Path) -> None:
     assert result.stderr == f"encas: {pool}: 2 problems found; record or import these members again\n"
 
 
+@pytest.mark.slow
 def test_measuring_writes_the_times_of_this_machine(pool: Path) -> None:
     result = encas("pool", "measure", pool, "--batch", "1", "--provider", "cpu")
     assert result.exit_code == 0, result.stderr
@@ -310,6 +311,7 @@ def test_ctrl_c_stops_with_one_line_and_keeps_what_was_done(digits_files: Path, 
     assert list(pool.rglob(".*")) == []
 
 
+@pytest.mark.slow
 def test_variants_are_shown_beside_the_members_they_were_made_of(pool: Path) -> None:
     result = encas("pool", "quantize", pool, "--member", "hidden512", "--calibration", "50")
     assert result.exit_code == 0, result.stderr

@@ -111,6 +111,7 @@ def test_answers_in_a_table(bundle_path: Path, folder: Path) -> None:
     assert max(len(line) for line in lines[:5]) <= 80
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_gets_its_row_and_the_others_their_answers(
     bundle_path: Path, folder: Path, shown: NDArray[np.uint8]
 ) -> None:
@@ -157,6 +158,7 @@ def test_wrong_usage_is_exit_code_2(bundle_path: Path) -> None:
     assert encas("run", bundle_path, "a.png", "--batch", 0).exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_answers(bundle_path: Path, folder: Path) -> None:
     out = folder.parent / "answers.jsonl"
     out.write_text("old\n")
@@ -178,6 +180,7 @@ def test_a_full_disk_leaves_the_old_answers(bundle_path: Path, folder: Path) -> 
     assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(bundle_path: Path, folder: Path) -> None:
     out = folder.parent / "answers.jsonl"
     pipe = folder / "slow.png"
@@ -215,6 +218,7 @@ def wait_until(what: Callable[[], bool], timeout_s: float = 60) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_measure_counts_and_times(bundle_path: Path, folder: Path) -> None:
     result = encas("measure", bundle_path, "--data", folder, "--batch", 1, 8, "--json", "--provider", "cpu")
     assert result.exit_code == 0, result.output
@@ -228,6 +232,7 @@ def test_measure_counts_and_times(bundle_path: Path, folder: Path) -> None:
     assert set(found["members"][0]["members"]) == set(macs)
 
 
+@pytest.mark.slow
 def test_measure_writes_latencies_into_the_pool(bundle_path: Path, folder: Path, pool_path: Path) -> None:
     result = encas("measure", bundle_path, folder, "--batch", 4, "--pool", pool_path)
     assert result.exit_code == 0, result.output
@@ -242,6 +247,7 @@ def test_measure_writes_latencies_into_the_pool(bundle_path: Path, folder: Path,
     assert result.stdout.splitlines()[-1] == f"next: encas pool list {pool_path}"
 
 
+@pytest.mark.slow
 def test_measure_prints_lines_that_fit_80_columns(bundle_path: Path, folder: Path) -> None:
     result = encas("measure", bundle_path, "--data", folder, "--batch", 1)
     lines = result.stdout.splitlines()

@@ -137,16 +137,19 @@ class TestWhatItRefuses:
         said = refused(bundle_path, tmp_path / "again", "--port", "0")
         assert "models of one server need different names" in said
 
+    @pytest.mark.slow
     def test_a_member_that_is_no_network(self, bundle_path: Path) -> None:
         path = with_member(bundle_path, b"no graph")
         assert str(path) in refused(bundle_path, "--port", "0")
 
+    @pytest.mark.slow
     def test_a_member_that_answers_no_probabilities(self, bundle_path: Path, networks: Any) -> None:
         """No stage has to be reached for it to be found."""
         (network,) = (network for network in networks if network.name == "hidden064")
         with_member(bundle_path, network.onnx_bytes(softmax=False))
         assert "a member must end in a softmax" in refused(bundle_path, "--port", "0")
 
+    @pytest.mark.slow
     def test_an_unknown_provider(self, bundle_path: Path) -> None:
         assert "provider 'tpu': must be cpu, cuda or tensorrt" in refused(
             bundle_path, "--port", "0", "--provider", "tpu"

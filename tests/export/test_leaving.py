@@ -24,6 +24,8 @@ from encas.errors import InvalidInput
 from encas.export import write_kserve, write_ray_serve, write_triton
 from encas.export.leaving import kubernetes_name
 
+pytestmark = pytest.mark.slow
+
 ASK_RAY = """
 import json, sys, urllib.error, urllib.request
 import ray

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import resource, sys
 import numpy as np
@@ -17,6 +19,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again() -> None:
     """Ten times 32 MiB are 81,920 pages of 4 kB, if the system has to give out and clear each anew."""
     found = {}

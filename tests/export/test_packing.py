@@ -37,6 +37,7 @@ def recorded(digits_files: Path, tmp_path: Path) -> Pool:
     return pool
 
 
+@pytest.mark.slow
 def test_the_bundle_decides_as_the_pool_recorded(
     recorded: Pool, digits_cascade: Cascade, digits: Any, tmp_path: Path
 ) -> None:
@@ -52,6 +53,7 @@ def test_the_bundle_decides_as_the_pool_recorded(
     assert found.macs.tolist() == expected.macs.tolist()
 
 
+@pytest.mark.slow
 def test_a_certificate_goes_along(recorded: Pool, digits_cascade: Cascade, tmp_path: Path) -> None:
     certified = certify(digits_cascade, recorded, risk=0.05)
     assert certified.certificate is not None
@@ -90,6 +92,7 @@ def test_golden_samples_cover_the_exits_and_hold(
     assert answers.confidence.tolist() == pytest.approx([sample.confidence for sample in golden], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_export_is_the_same_bytes(recorded: Pool, digits_cascade: Cascade, tmp_path: Path) -> None:
     digests = []
     for name in ("one", "two"):
@@ -98,6 +101,7 @@ def test_the_same_export_is_the_same_bytes(recorded: Pool, digits_cascade: Casca
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_a_member_at_two_stages_is_exported_once(recorded: Pool, tmp_path: Path) -> None:
     stages = (Stage(member="hidden016", threshold=0.9), Stage(member="hidden064", threshold=0.9))
     cascade = Cascade(stages=(*stages, Stage(member="hidden016")))
@@ -105,6 +109,7 @@ def test_a_member_at_two_stages_is_exported_once(recorded: Pool, tmp_path: Path)
     assert [member.name for member in bundle.file.members] == ["hidden016", "hidden064"]
 
 
+@pytest.mark.slow
 def test_a_bundle_is_replaced_and_anything_else_stays(
     recorded: Pool, digits_cascade: Cascade, tmp_path: Path
 ) -> None:
@@ -121,6 +126,7 @@ def test_a_bundle_is_replaced_and_anything_else_stays(
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_a_network_that_has_changed_since_is_found_and_no_bundle_is_left(
     recorded: Pool, digits_cascade: Cascade, digits_files: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +144,7 @@ def test_a_network_that_has_changed_since_is_found_and_no_bundle_is_left(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["files", "pool"]
 
 
+@pytest.mark.slow
 def test_images_that_have_changed_since_are_found(
     recorded: Pool, digits_cascade: Cascade, digits: Any, digits_files: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +157,7 @@ def test_images_that_have_changed_since_are_found(
         export(digits_cascade, recorded, tmp_path / "bundle")
 
 
+@pytest.mark.slow
 def test_a_member_that_the_pool_lacks_is_named(recorded: Pool, tmp_path: Path) -> None:
     cascade = Cascade(stages=(Stage(member="hidden999"),))
     with pytest.raises(InvalidInput, match="no member 'hidden999'; it has: hidden016, hidden064, hidden512"):
@@ -168,6 +176,7 @@ def test_a_cascade_knows_its_pool_or_is_told(digits_cascade: Cascade, tmp_path: 
         export(digits_cascade, out=tmp_path / "bundle")
 
 
+@pytest.mark.slow
 def test_a_name_for_an_endpoint_is_a_plain_word(
     recorded: Pool, digits_cascade: Cascade, tmp_path: Path
 ) -> None:
@@ -175,6 +184,7 @@ def test_a_name_for_an_endpoint_is_a_plain_word(
         export(digits_cascade, recorded, tmp_path / "bundle", name="my model")
 
 
+@pytest.mark.slow
 def test_a_bundle_knows_where_all_samples_of_the_split_left(
     recorded: Pool, digits_cascade: Cascade, tmp_path: Path
 ) -> None:

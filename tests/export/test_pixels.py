@@ -31,6 +31,7 @@ def prepared_inside(images: Any, spec: Preprocess) -> Any:
     return create_session(model.SerializeToString(), "cpu").run(None, {"image": images})[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), given_size=sizes, size=sizes)
 def test_tensors_have_the_bytes_of_the_runtime(data: st.DataObject, given_size: Any, size: Any) -> None:
@@ -64,6 +65,7 @@ def test_a_crop_of_what_keeps_its_size_is_no_product() -> None:
     assert all(one.is_crop for one in passes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given_size", [(5, 2), (2, 5), (9, 4)])
 def test_the_order_of_the_passes_is_found_where_both_orders_mostly_agree(given_size: tuple[int, int]) -> None:
     spec = Preprocess(channels=3, size=(1, 1), interpolation="bilinear", crop_pct=1.0, crop_mode="center")

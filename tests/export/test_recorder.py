@@ -86,6 +86,7 @@ def test_answers_that_were_damaged_are_computed_again(digits_files: Path, tmp_pa
     assert tree(tmp_path / "pool") == before
 
 
+@pytest.mark.slow
 def test_weights_that_have_changed_are_noticed_and_recorded_again_on_request(
     digits_files: Path, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_weights_that_have_changed_are_noticed_and_recorded_again_on_request(
     assert Pool.open(tmp_path / "pool").problems() == []
 
 
+@pytest.mark.slow
 def test_other_images_with_the_same_labels_are_no_more_of_a_split(
     digits_files: Path, digits: Any, tmp_path: Path
 ) -> None:
@@ -127,6 +129,7 @@ def test_other_images_with_the_same_labels_are_no_more_of_a_split(
     assert Pool.open(tmp_path / "pool").names == ("hidden008", "hidden016")
 
 
+@pytest.mark.slow
 def test_a_second_split_is_added(digits_files: Path, tmp_path: Path) -> None:
     members = specs(digits_files, "hidden008", preprocess=PREPROCESS)
     for split, rows in (("val", "::2"), ("test", "1::2")):

@@ -30,6 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_specialised_network_is_a_member(folder: Path) -> None:
     spec = absolute(MemberSpec(source=f"ofa:{NAME}"), Path())
     assert spec.member_name == NAME
@@ -82,6 +83,7 @@ def test_without_a_connection_one_line_says_what_to_put_where(
     assert not (folder / "init").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[1", "{}", '{"name": "ResNeXt"}', '{"name": "MobileNetV3"}'])
 def test_a_description_of_something_else_is_refused(folder: Path, text: str) -> None:
     (folder / "net.config").write_text(text)

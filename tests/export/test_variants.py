@@ -17,6 +17,8 @@ from encas.runtime import CascadeExecutor, open_executor
 from encas.runtime.stopwatch import Stopwatch
 from encas.search import search
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = Preprocess(channels=1, size=(8, 8), interpolation="bilinear", mean=(0.0,), std=(1.0,))
 QUICK = Stopwatch(max_repeats=3, budget_s=0.05)
 

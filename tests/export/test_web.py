@@ -52,6 +52,7 @@ console.log(JSON.stringify(plain));
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NODE is None, reason="no Node.js is installed")
 def test_a_browser_prepares_images_to_the_same_bytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

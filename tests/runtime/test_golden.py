@@ -70,11 +70,13 @@ def assert_same(content: bytes, spec: Preprocess) -> None:
     assert ours.tobytes() == timms.tobytes()
 
 
+@pytest.mark.slow
 def test_there_are_enough_of_them() -> None:
     assert len({content for _, content in golden_files()}) > 250
     assert len(SPECS) == 72
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_every_file_has_the_pixels_that_timm_sees() -> None:
     for name, content in golden_files():
@@ -90,6 +92,7 @@ def test_every_file_gives_the_bytes_of_timm(which: int) -> None:
             assert_same(content, SPECS[which])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_every_file_gives_the_bytes_of_timm_prepared_in_one_of_the_ways() -> None:
     tried = 0

@@ -40,6 +40,7 @@ def assert_same_bytes(image: Any, spec: Preprocess) -> None:
     assert ours.tobytes() == timms.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 def test_the_bytes_are_those_of_timm(interpolation: Interpolation, crop_mode: CropMode) -> None:

@@ -25,6 +25,7 @@ def assert_same_as_the_whole(image: Any, size: tuple[int, int], crop: tuple[int,
         assert np.array_equal(np.asarray(part), np.asarray(whole)), name
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     st.tuples(st.integers(1, 160), st.integers(1, 160)),

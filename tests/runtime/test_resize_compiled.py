@@ -31,6 +31,7 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Any:
     return pillow.fromarray(pixels)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.tuples(SIDE, SIDE),
@@ -60,6 +61,7 @@ def test_any_part_has_the_bytes_of_pillow(
         assert np.array_equal(part, np.asarray(whole)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(299, 299), (500, 375), (375, 500), (1024, 683)])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_photographs_sizes_have_the_bytes_of_pillow(size: tuple[int, int], mode: str) -> None:
@@ -87,6 +89,7 @@ def test_an_image_in_several_pieces_of_memory_has_the_bytes_of_pillow(passes: Mo
     assert np.array_equal(part, np.asarray(whole))
 
 
+@pytest.mark.slow
 def test_without_numba_pillow_resizes() -> None:
     script = (
         "import sys; sys.modules['numba'] = None; import numpy as np; from PIL import Image\n"
@@ -100,6 +103,7 @@ def test_without_numba_pillow_resizes() -> None:
     assert done.stdout.split() == ["None", "True"]
 
 
+@pytest.mark.slow
 def test_where_numba_cannot_compile_pillow_resizes_and_the_log_says_so() -> None:
     script = (
         "import numba; numba.njit = lambda *_, **__: 1 / 0\n"

@@ -158,6 +158,7 @@ print(n_threads() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_all_sessions_share_one_pool_of_threads(networks: Any, tmp_path: Path) -> None:
     path = tmp_path / "network.onnx"
@@ -180,6 +181,7 @@ print(n_threads() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_the_pool_has_the_threads_that_were_asked_for_first() -> None:
     def started(n: int) -> int:

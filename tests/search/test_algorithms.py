@@ -74,6 +74,7 @@ class TestEveryAlgorithm:
         front = search(Pool.open(pool_path), evaluations=budget, algorithm=name)
         assert 0 < front.file.evaluations["phenotypes"] <= front.file.evaluations["genotypes"] <= budget
 
+    @pytest.mark.slow
     def test_it_ends_where_there_is_little_to_find(self, tmp_path: Path, name: AlgorithmName) -> None:
         rng = np.random.default_rng(0)
         pool = Pool.open_or_create(tmp_path / "pool", 3).with_split("val", rng.integers(3, size=40))
@@ -112,6 +113,7 @@ class TestEveryAlgorithm:
 
 @pytest.mark.parametrize("name", ASKING)
 class TestEveryAlgorithmThatAsks:
+    @pytest.mark.slow
     def test_genes_are_within_their_alphabets(self, pool_path: Path, name: AlgorithmName) -> None:
         algorithm, evaluator, n_values = asking(Pool.open(pool_path), name)
         for _ in range(12):
@@ -123,6 +125,7 @@ class TestEveryAlgorithmThatAsks:
             rng = np.random.default_rng(len(genomes))
             algorithm.tell(rng.random((len(genomes), 2)) * [1.0, evaluator.costs.max()])
 
+    @pytest.mark.slow
     def test_it_draws_from_its_own_generator_only(self, pool_path: Path, name: AlgorithmName) -> None:
         pool = Pool.open(pool_path)
         asked = []
@@ -137,6 +140,7 @@ class TestEveryAlgorithmThatAsks:
         assert np.array_equal(asked[0], asked[1])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_not_taken_for_cascades_that_answer_in_another_way(
     pool_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +164,7 @@ def test_a_checkpoint_is_not_taken_for_cascades_that_answer_in_another_way(
     assert figures(front) == figures(search(pool, evaluations=900, algorithm="grid-last"))
 
 
+@pytest.mark.slow
 def test_each_kind_of_cascade_is_what_its_authors_mean(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
     kinds = {}

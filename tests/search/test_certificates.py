@@ -143,6 +143,7 @@ def test_a_certificate_says_what_was_seen(pool_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_more_risk_saves_more_and_consistency_costs_more(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
 
@@ -252,6 +253,7 @@ def ends(lost: NDArray[np.float64], n: int, risk: float, delta: float, *, furthe
     return [fixed_sequence(p_values[column], delta) for column in lost.round().astype(int).T]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["accuracy", "consistency"])
 def test_the_risk_is_exceeded_as_rarely_as_stated(pool_path: Path, loss: Any) -> None:
     lost = lost_along_the_path(pool_path, loss)
@@ -267,6 +269,7 @@ def test_the_risk_is_exceeded_as_rarely_as_stated(pool_path: Path, loss: Any) ->
     assert 0.5 * risk < true[controlled].mean() <= risk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["accuracy", "consistency"])
 def test_as_many_further_samples_lose_no_more_than_stated_as_rarely(pool_path: Path, loss: Any) -> None:
     lost = lost_along_the_path(pool_path, loss)

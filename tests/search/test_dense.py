@@ -31,6 +31,7 @@ def rows_of(outputs: list[NDArray[np.float16]], stage: int, rows: Rows) -> NDArr
     return outputs[stage][rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept_bytes", [1 << 30, 0])
 def test_single_samples_get_what_the_definition_says(
     pool: Pool, kept_bytes: int, monkeypatch: pytest.MonkeyPatch

@@ -72,6 +72,7 @@ def test_finding_nothing_new_for_long_ends_the_search() -> None:
     assert PATIENCE < algorithm.asked <= PATIENCE + 300
 
 
+@pytest.mark.slow
 def test_a_space_without_anything_new_ends_a_search_by_mo_gomea() -> None:
     held = ledger(1000)
     drive(MoGomea(np.array([17, 27]), 2, np.random.default_rng(0)), held, UNIT, Watch(held, (1, 1)))

@@ -86,6 +86,7 @@ def test_random_genomes_get_what_the_definition_says(pool: Pool, n: int) -> None
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_time_is_what_the_definition_says_of_the_exits(pool: Pool) -> None:
     times = [
         MemberTime(
@@ -123,6 +124,7 @@ def test_a_genome_without_members_is_the_worst_there_can_be(pool: Pool) -> None:
     assert evaluator.objectives(nothing).tolist() == [[1.0, STAGES * 1000.0]]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(gene=st.integers(0, 50), shift=st.sampled_from([-1, 0, 1]))
 def test_a_sample_at_a_threshold_stays_and_one_float16_above_leaves(

@@ -18,6 +18,7 @@ def mo_gomea(problem: KnownProblem, seed: int) -> MoGomea:
     return MoGomea(np.full(problem.n_genes, 2), 2, np.random.default_rng(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("problem", "at_most"),

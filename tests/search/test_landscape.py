@@ -9,6 +9,7 @@ from encas.search.evaluate import Evaluator
 from encas.search.landscape import Landscape
 
 
+@pytest.mark.slow
 def test_cascades_that_answer_in_either_way_do_what_the_landscape_says(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
     members = pool.members_with("val")

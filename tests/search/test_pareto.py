@@ -18,6 +18,7 @@ def test_nothing_has_an_empty_front() -> None:
     assert hypervolume(np.empty((0, 2)), (1, 1)) == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(points)
 def test_the_front_is_what_no_other_point_dominates(found: list[tuple[int, int]]) -> None:

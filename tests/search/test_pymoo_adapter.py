@@ -24,6 +24,7 @@ class Traps(Problem):  # type: ignore[misc]
         out["F"] = self.known.objectives(x - 3)
 
 
+@pytest.mark.slow
 def test_pymoo_gets_the_whole_front() -> None:
     found = optimize.minimize(Traps(), adapter.MoGomeaAlgorithm(), ("n_eval", 5000), seed=1)
     assert sorted((int(-a), int(-b)) for a, b in found.F) == Traps().known.front

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from encas.search.random import RandomSearch
 
@@ -19,6 +20,7 @@ def test_random_search_covers_every_value_evenly() -> None:
     assert not np.array_equal(batches[0], batches[1])
 
 
+@pytest.mark.slow
 def test_chance_alone_does_not_find_these_fronts() -> None:
     for problem in (zeromax_onemax(50), trap_inverse_trap(5)):
         algorithm = RandomSearch(np.full(problem.n_genes, 2), np.random.default_rng(0))

@@ -31,6 +31,7 @@ def test_no_point_gets_worse_and_some_get_better(pool_path: Path) -> None:
     assert len(better) >= 3
 
 
+@pytest.mark.slow
 def test_what_the_front_says_is_what_the_cascades_do(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
     front = search(pool, evaluations=4000, refine_thresholds=True)
@@ -45,6 +46,7 @@ def test_what_the_front_says_is_what_the_cascades_do(pool_path: Path) -> None:
     assert off_grid > len(front.candidates) / 4
 
 
+@pytest.mark.slow
 def test_sweeps_count_as_the_evaluations_they_stand_for(pool_path: Path) -> None:
     for budget in (60, 500, 4000):
         counts = search(Pool.open(pool_path), evaluations=budget, refine_thresholds=True).file.evaluations
@@ -67,6 +69,7 @@ def test_thresholds_that_are_not_searched_are_not_refined(pool_path: Path, name:
         search(Pool.open(pool_path), algorithm=name, refine_thresholds=True)
 
 
+@pytest.mark.slow
 def test_it_ends_when_nothing_is_left_to_sweep(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
     members = pool.members_with("val")

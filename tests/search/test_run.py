@@ -57,6 +57,7 @@ def test_a_search_finds_cascades_that_beat_single_members(pool_path: Path, algor
     assert any(len(candidate.cascade.stages) > 1 for candidate in front.candidates)
 
 
+@pytest.mark.slow
 def test_what_a_front_says_of_a_cascade_is_what_the_cascade_does(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
     front = search(pool, evaluations=1500, seed=2)
@@ -71,6 +72,7 @@ def test_what_a_front_says_of_a_cascade_is_what_the_cascade_does(pool_path: Path
         assert Path(candidate.cascade.pool.path) == pool_path.resolve()
 
 
+@pytest.mark.slow
 def test_what_is_kept_out_is_reported_on_and_not_searched_on(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
     front = search(pool, evaluations=1500, seed=2, report_fraction=0.3)
@@ -88,6 +90,7 @@ def test_what_is_kept_out_is_reported_on_and_not_searched_on(pool_path: Path) ->
         assert single.report_error == 1 - evaluate(alone, pool, "val", held_out.rows).accuracy
 
 
+@pytest.mark.slow
 def test_what_was_kept_out_changes_nothing_in_the_search(pool_path: Path) -> None:
     pool = Pool.open(pool_path)
     before = search(pool, evaluations=800, report_fraction=0.3)
@@ -134,6 +137,7 @@ def test_the_front_records_what_was_done(pool_path: Path) -> None:
         assert single.cost == members[single.member].macs
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(
     pool_path: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +151,7 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(
     assert files[0] != files[3]
 
 
+@pytest.mark.slow
 def test_a_front_is_written_with_its_pictures(pool_path: Path, tmp_path: Path) -> None:
     front = search(Pool.open(pool_path), evaluations=300, out=tmp_path / "deep" / "front")
     assert Front.open(tmp_path / "deep" / "front").file == front.file
@@ -201,6 +206,7 @@ def test_one_stage_gives_a_front_of_single_members(pool_path: Path) -> None:
     assert [c.cascade.member_names for c in front.candidates] == [(name,) for name in pool.names]
 
 
+@pytest.mark.slow
 def test_a_small_space_is_evaluated_completely(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     probs = {name: rng.dirichlet([1, 1, 1], size=30) for name in ("a", "b")}
@@ -230,6 +236,7 @@ def test_one_member_is_its_own_front(tmp_path: Path) -> None:
     assert (front.candidates[0].error, front.candidates[0].cost) == (0.5, 100)
 
 
+@pytest.mark.slow
 def test_equal_members_give_the_cheapest(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).dirichlet([1, 1], size=20)
     pool = make_pool(tmp_path / "pool", dict.fromkeys("abc", rows), [0, 1] * 10, 2)
@@ -360,6 +367,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end(
     assert not (tmp_path / "parts" / "checkpoint.npz").exists()
 
 
+@pytest.mark.slow
 def test_what_was_evaluated_is_not_evaluated_again(
     pool_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +400,7 @@ def test_what_was_evaluated_is_not_evaluated_again(
     assert sum(evaluated) == front.file.evaluations["phenotypes"] - n_kept + len(pool.names)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_pool_is_not_used(pool_path: Path, tmp_path: Path) -> None:
     pool = Pool.open(pool_path)
     expected = search(pool, evaluations=300)

@@ -41,6 +41,7 @@ def test_who_leaves_nowhere_leaves_at_the_end() -> None:
     assert exits_of(leaves[:0]).tolist() == [0, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", ["mean", "last"])
 @pytest.mark.parametrize("stage", [0, 1])
 def test_every_threshold_does_what_the_definition_says(pool_path: Path, combine: Combine, stage: int) -> None:

@@ -74,6 +74,7 @@ def start(bundle: Bundle) -> Callable[..., AbstractContextManager[httpx.Client]]
     return started
 
 
+@pytest.mark.slow
 def test_while_it_loads_the_server_is_live_and_not_ready(bundle: Bundle) -> None:
     gate, loaded = threading.Event(), Loaded()
 
@@ -100,6 +101,7 @@ def test_while_it_loads_the_server_is_live_and_not_ready(bundle: Bundle) -> None
         assert client.post(INFER, json=BODY).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_bundle_that_cannot_be_loaded_is_told_and_never_ready(bundle: Bundle) -> None:
     loaded = Loaded()
     (bundle.path / "members/hidden064.onnx").write_bytes(b"no graph")
@@ -126,6 +128,7 @@ class Held(CascadeExecutor):
         return super().run_stage(stage, tensor)
 
 
+@pytest.mark.slow
 def test_a_request_in_work_does_not_hold_up_the_others(
     bundle: Bundle, start: Callable[..., AbstractContextManager[httpx.Client]]
 ) -> None:
@@ -142,6 +145,7 @@ def test_a_request_in_work_does_not_hold_up_the_others(
         assert slow.result(WAIT_S).status_code == 200
 
 
+@pytest.mark.slow
 def test_what_was_accepted_is_finished_before_the_server_stops(
     bundle: Bundle, start: Callable[..., AbstractContextManager[httpx.Client]]
 ) -> None:
@@ -169,6 +173,7 @@ def test_a_failure_of_the_server_is_a_500_in_the_protocols_form(
         assert client.get("/v2/health/live").status_code == 200
 
 
+@pytest.mark.slow
 def test_requests_of_many_threads_get_their_own_answers(
     bundle: Bundle, digits: Any, start: Callable[..., AbstractContextManager[httpx.Client]]
 ) -> None:
@@ -186,6 +191,7 @@ def test_requests_of_many_threads_get_their_own_answers(
     assert answers == list(zip(expected.label.tolist(), expected.exit_stage.tolist(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"x" * 1001, b"x" * 5_000_000])
 def test_a_body_beyond_the_limit_is_a_413(
     content: bytes, start: Callable[..., AbstractContextManager[httpx.Client]]
@@ -211,6 +217,7 @@ def test_two_bundles_of_one_name_are_refused(bundle: Bundle) -> None:
         create_app([])
 
 
+@pytest.mark.slow
 def test_two_bundles_answer_each_for_itself(bundle: Bundle) -> None:
     other = replace(bundle, file=bundle.file.model_copy(update={"name": "other", "version": "2.1"}))
     loaded = Loaded()
@@ -229,6 +236,7 @@ class TestDocument:
         with start() as client:
             yield client
 
+    @pytest.mark.slow
     def test_it_is_there(self, client: httpx.Client) -> None:
         page = client.get("/docs").text
         assert "swagger" in page
@@ -258,6 +266,7 @@ class TestDocument:
         assert f"{client.base_url}/openapi.json" in asked
         assert [url for url in asked if not url.startswith((str(client.base_url), "data:"))] == []
 
+    @pytest.mark.slow
     def test_every_reference_in_it_leads_somewhere(self, client: httpx.Client) -> None:
         document = client.get("/openapi.json").json()
 
@@ -276,6 +285,7 @@ class TestDocument:
             for step in reference.removeprefix("#/").split("/"):
                 place = place[step]
 
+    @pytest.mark.slow
     def test_every_call_in_it_answers_as_it_says(self, client: httpx.Client) -> None:
         """Its own example for the right call, and an unknown model or an empty body for the wrong one."""
         document = client.get("/openapi.json").json()
@@ -302,6 +312,7 @@ class TestDocument:
                     check(answer.json(), schema, document)
         assert n_calls == 21  # 13 calls, 8 of them with a model
 
+    @pytest.mark.slow
     def test_its_example_is_a_zero(self, client: httpx.Client) -> None:
         body = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE_PNG]}]}
         outputs = client.post(INFER, json=body).json()["outputs"]

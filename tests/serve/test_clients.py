@@ -66,6 +66,7 @@ def image_in_json(**changes: Any) -> dict[str, Any]:
 OUTPUTS = {"class", "label", "confidence", "exit_stage", "macs", "probs"}
 
 
+@pytest.mark.slow
 class TestTriton:
     def test_health_and_metadata(self, client: triton.InferenceServerClient) -> None:
         assert client.is_server_live()

@@ -80,6 +80,7 @@ def careless() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_careless_server_is_found_out(careless: str) -> None:
     verdicts = {verdict.sentence: verdict for verdict in check(Peer(careless))}
     assert verdicts["a JSON request is answered with all outputs"].kept

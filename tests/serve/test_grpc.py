@@ -60,6 +60,7 @@ def as_input(tensor: NDArray[Any], datatype: str) -> triton.InferInput:
     return image
 
 
+@pytest.mark.slow
 class TestTriton:
     def test_health_metadata_and_statistics(self, client: triton.InferenceServerClient) -> None:
         assert client.is_server_live()
@@ -230,6 +231,7 @@ def test_the_protocols_own_client(address: str, images: NDArray[np.uint8], bundl
     assert found["labels"] == "".join(f"\7\0\0\0digit {label}" for label in expected)
 
 
+@pytest.mark.slow
 def test_the_health_service_says_that_it_serves(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)

@@ -96,6 +96,7 @@ def start(bundle: Bundle, held: Held) -> Start:
     return started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [503, 429])
 def test_a_full_queue_refuses_at_once_with_a_reason_and_a_time(status: int, held: Held, start: Start) -> None:
     limits = Limits((StageLimits(1, max_queue_size=1),))
@@ -117,6 +118,7 @@ def test_a_full_queue_refuses_at_once_with_a_reason_and_a_time(status: int, held
         assert [one.result(WAIT_S).status_code for one in accepted] == [200, 200]
 
 
+@pytest.mark.slow
 def test_an_answer_that_would_come_too_late_is_a_504(start: Start) -> None:
     with start(limits=Limits(request_timeout_s=0.2)) as client:
         answer = client.post(INFER, json=BODY)
@@ -125,6 +127,7 @@ def test_an_answer_that_would_come_too_late_is_a_504(start: Start) -> None:
         assert answer.json() == {"error": "model 'digits' did not answer within 0.2 s"}
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_is_a_408(start: Start) -> None:
     with (
         start(limits=Limits(request_timeout_s=0.2)) as client,
@@ -166,6 +169,7 @@ def test_a_connection_whose_head_comes_in_pieces_is_answered_and_kept(served: "S
             assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.slow
 def test_a_head_that_does_not_end_is_a_431(served: "Served") -> None:
     url, said = httpx.URL(served.url), b""
     with socket.create_connection((url.host, url.port or 0)) as endless:
@@ -182,6 +186,7 @@ def test_a_head_that_does_not_end_is_a_431(served: "Served") -> None:
     assert short.status_code == 200
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_away_is_not_computed_for(held: Held, start: Start) -> None:
     records = Records()
     with start(observers=[records]) as client, ThreadPoolExecutor() as threads:
@@ -196,6 +201,7 @@ def test_a_client_that_goes_away_is_not_computed_for(held: Held, start: Start) -
         assert (stats["inference_count"], stats["stage_stats"][0]["reached"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_too_large_an_image_and_too_large_a_batch_are_413(held: Held, start: Start) -> None:
     held.gate.set()
     many = {"name": "image", "shape": [9, 2, 2], "datatype": "UINT8", "data": [0, 9, 9, 0] * 9}

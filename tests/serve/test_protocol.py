@@ -160,6 +160,7 @@ def test_json_that_would_take_long_to_read_is_refused(content: bytes, says: str)
         parse(content)
 
 
+@pytest.mark.slow
 def test_millions_of_wrong_things_give_one_short_line() -> None:
     for inputs in ([1] * 500_000, [{"name": "image", "shape": [-1] * 500_000, "datatype": "UINT8"}]):
         with pytest.raises(InvalidInput) as error:
@@ -230,6 +231,7 @@ def test_any_json_gives_a_tensor_or_a_clear_error(value: Any, header: str | None
     either_reads_or_says_why(json.dumps(value).encode(), header)
 
 
+@pytest.mark.slow
 @given(requests, st.binary(max_size=12), st.booleans())
 def test_anything_like_a_request_gives_a_tensor_or_a_clear_error(value: Any, raw: bytes, told: bool) -> None:
     text = json.dumps(value).encode()

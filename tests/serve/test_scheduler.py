@@ -231,6 +231,7 @@ def test_requests_whose_time_is_over_are_named_once_and_not_run() -> None:
 Request = tuple[int, int]  # samples, stages that each of them passes
 
 
+@pytest.mark.slow
 @given(
     requests=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 2)), min_size=1, max_size=12),
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)),

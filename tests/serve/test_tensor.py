@@ -23,6 +23,7 @@ numbers = st.sampled_from(sorted(DTYPES)).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(numbers)
 def test_numbers_survive_both_forms(case: tuple[str, Any]) -> None:
     datatype, array = case

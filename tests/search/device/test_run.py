@@ -21,6 +21,8 @@ from encas.search.device import refine
 from encas.search.device.cascades import Cascades
 from encas.search.device.run import MOST_ROUNDS, Device, pair, settle, spread
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = Preprocess(channels=1, size=(8, 8), interpolation="bilinear", mean=(0.0,), std=(1.0,))
 NAMES = ("hidden016", "hidden064", "hidden512")
 STEP_S = 0.001

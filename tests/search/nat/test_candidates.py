@@ -27,6 +27,7 @@ def found(name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return search_gomea(guess, LOW, HIGH, evaluations=3000, seed=1, canonical=canonical)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nsga3", "gomea"])
 def test_the_trade_offs_of_a_small_problem_are_found(name: str) -> None:
     genes, objectives = found(name)

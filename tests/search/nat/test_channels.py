@@ -18,6 +18,7 @@ OFA = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OFA)
 @pytest.mark.parametrize("training", [False, True])
 def test_the_largest_network_computes_what_it_did(name: str, training: bool) -> None:

@@ -16,6 +16,7 @@ def genes_of(name: str) -> st.SearchStrategy[tuple[int, ...]]:
     return st.tuples(*(st.sampled_from(values) for values in gene_ranges(SPACES[name])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 @settings(max_examples=20)
 @given(data=st.data())
@@ -27,6 +28,7 @@ def test_genes_that_an_architecture_gives_give_it_again(name: str, data: st.Data
     assert all(gene in values for gene, values in zip(canonical, gene_ranges(space), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SPACES if SPACES[name].genes_per == "stage"])
 @settings(max_examples=20)
 @given(data=st.data())

@@ -32,6 +32,7 @@ def folder(supernet: Supernet, tmp_path: Path) -> SupernetFolder:
     return made.with_network("small", SPACE.smallest, [images(4, 16, 1), images(4, 16, 2)])
 
 
+@pytest.mark.slow
 def test_a_network_comes_back_with_its_own_statistics(supernet: Supernet, folder: SupernetFolder) -> None:
     again = SupernetFolder.open(folder.path)
     assert again == folder
@@ -42,6 +43,7 @@ def test_a_network_comes_back_with_its_own_statistics(supernet: Supernet, folder
     assert (known.arch, known.n_images, known.estimator) == (SPACE.smallest, 8, "mean")
 
 
+@pytest.mark.slow
 def test_other_networks_are_added_beside_it_and_replaced_by_name(folder: SupernetFolder) -> None:
     more = folder.with_network("large", SPACE.largest, [images(4, 32)], estimator="pooled")
     assert list(more.file.networks) == ["large", "small"]
@@ -90,6 +92,7 @@ def test_a_network_that_is_not_calibrated_is_refused(folder: SupernetFolder) -> 
         folder.network("large")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["weights.safetensors", "statistics/small.safetensors"])
 def test_a_file_that_has_changed_or_gone_is_named(folder: SupernetFolder, file: str) -> None:
     path = folder.path / file

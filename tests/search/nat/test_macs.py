@@ -82,6 +82,7 @@ LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in SPACES if not na
 TINY = [name for name in SPACES if name.startswith("tiny")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TINY, *LARGE])
 def test_macs_are_half_of_what_torch_counts(name: str) -> None:
     space, rng = SPACES[name], np.random.default_rng(1)

@@ -31,6 +31,7 @@ def folder_of(name: str, path: Path, resize: str = "image") -> SupernetFolder:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["a", "b"])
 def test_a_network_of_a_supernetwork_is_a_member(tmp_path: Path, which: str) -> None:
     folder = folder_of("tiny-mbv3-w1.0", tmp_path / "run")
@@ -56,6 +57,7 @@ def test_a_pool_beside_the_folder_names_it_relatively_and_finds_it_again(tmp_pat
     assert spec_of(member, tmp_path / "pool", allow_code=False).source == spec.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "message"),
     [

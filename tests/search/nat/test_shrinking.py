@@ -119,6 +119,7 @@ def test_stopped_at_any_step_and_started_again_it_ends_with_the_same_bytes(tmp_p
         assert place.read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_largest_network_does_not_notice_the_sorting_in_the_midst_of_its_training() -> None:
     """It would if momentum stayed with channels that have moved away."""
     answers = []

@@ -25,6 +25,7 @@ def params(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TINY, *LARGE])
 def test_a_part_of_the_supernet_answers_bit_for_bit_as_the_network_extracted_from_it(name: str) -> None:
     space, rng = SPACES[name], np.random.default_rng(0)
@@ -40,6 +41,7 @@ def test_a_part_of_the_supernet_answers_bit_for_bit_as_the_network_extracted_fro
     assert len({answers.sum().item() for answers in seen}) == len(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_part_is_trained_as_the_network_extracted_from_it(name: str) -> None:
     space = SPACES[name]
@@ -89,6 +91,7 @@ def test_there_are_as_many_parameters_as_in_the_originals(
     assert [round(end, 2) for end in ends] == [least, most]
 
 
+@pytest.mark.slow
 def test_kernels_pass_through_the_middle_size_and_are_cropped_after_each_matrix() -> None:
     supernet = random_supernet(SPACES["ofa-mbv3-w1.0"])
     block = supernet.net.get_submodule("stages.1.0")
@@ -101,6 +104,7 @@ def test_kernels_pass_through_the_middle_size_and_are_cropped_after_each_matrix(
     assert torch.equal(conv.cut(5, 7)["weight"], large)
 
 
+@pytest.mark.slow
 def test_without_matrices_small_kernels_are_the_centres() -> None:
     supernet = random_supernet(SPACES["alphanet"])
     block = supernet.net.get_submodule("stages.1.0")

@@ -73,6 +73,7 @@ def test_largest_and_smallest_learn_together(digits: Pixels) -> None:
     assert accuracy(trained.supernet, smallest, digits) > 0.6
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_it_ends_with_the_same_weights(digits: Pixels, tmp_path: Path) -> None:
     whole = trainer(digits, 4)
     whole.run()
@@ -134,6 +135,7 @@ def test_statistics_that_are_no_numbers_do_not_stay(digits: Pixels) -> None:
     assert all(buffer.isfinite().all() for buffer in trained.supernet.buffers())
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_checkpoint_in_the_layout_of_the_first_version(
     digits: Pixels, tmp_path: Path
 ) -> None:
