@@ -31,8 +31,9 @@ from encas.serve.service import Question, Service
 REASON = "encas-reason"  # header with the machine-readable reason of an error
 REQUEST_ID = "x-request-id"
 TRACE_HEADERS = ("traceparent", "tracestate")
-# What tells nothing of the models, and is asked by those who watch over processes and have no token.
-_OPEN = ("/v2/health/live", "/v2/health/ready")
+# What tells nothing of the models: for those who watch over processes and have no token, and the page's own
+# files, since a browser sends no token for them; the page then asks for one.
+_OPEN = ("/v2/health/live", "/v2/health/ready", "/", "/page/page.css", "/page/page.mjs")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _LIGHT_BYTES = 16_384  # of JSON, which is read in the event loop
 _HEADER_LENGTH = HEADER_LENGTH.lower()

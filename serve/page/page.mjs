@@ -34,6 +34,16 @@ function bar(share, mark) {
   return made;
 }
 
+// A token is kept for this tab only.
+const KEPT = "encas-token";
+async function call(address, options = {}) {
+  const token = sessionStorage.getItem(KEPT);
+  const answer = await fetch(address, {...options, headers: token ? {Authorization: `Bearer ${token}`} : {}});
+  at("door").hidden = answer.status !== 401;
+  if (answer.status === 401) throw new Error(token ? "this token does not open the server" : "a token is needed");
+  return answer;
+}
+
 let state = null, shown = "", lastGear = null, asked = Promise.resolve();
 const model = () => state?.models.find(one => one.name === at("model").value);
 
@@ -87,7 +97,7 @@ async function ask(blob, name) {
   said.textContent = "Asking the server…";
   try {
     const began = performance.now();
-    const answer = await fetch(`predict?top=5&model=${encodeURIComponent(served.name)}`, {method: "POST", body: blob});
+    const answer = await call(`predict?top=5&model=${encodeURIComponent(served.name)}`, {method: "POST", body: blob});
     const found = await answer.json();
     if (!answer.ok) throw new Error(found.error ?? `status ${answer.status}`);
     show(found, served, performance.now() - began);
@@ -108,11 +118,14 @@ function showModel(served) {
   showStages(served.gears[0]);
   at("samples").replaceChildren(...Array.from({length: served.n_samples}, (_, i) => {
     const source = `page/samples/${encodeURIComponent(served.name)}/${i}`;
-    const button = element("button", undefined, {type: "button"}, element("img", undefined, {src: source, alt: `sample ${i + 1}`}));
+    const image = element("img", undefined, {alt: `sample ${i + 1}`});
+    const button = element("button", undefined, {type: "button"}, image);
     button.setAttribute("aria-pressed", "false");
+    const loaded = call(source).then(answer => (answer.ok ? answer.blob() : null), () => null);
+    loaded.then(blob => blob && (image.src = URL.createObjectURL(blob)));
     button.addEventListener("click", async () => {
-      const answer = await fetch(source);
-      if (answer.ok) queue(await answer.blob(), `sample ${i + 1}`, button);
+      const blob = await loaded;
+      if (blob) queue(blob, `sample ${i + 1}`, button);
     });
     return button;
   }));
@@ -203,7 +216,7 @@ function showFront(served) {
 
 async function look() {
   if (document.hidden && state) return;
-  const answer = await fetch("page/state");
+  const answer = await call("page/state");
   if (!answer.ok) throw new Error((await answer.json()).error);
   state = await answer.json();
   const names = state.models.map(one => one.name), select = at("model");
@@ -235,6 +248,12 @@ async function forever() {
 }
 
 at("model").addEventListener("change", () => look());
+at("door").addEventListener("submit", event => {
+  event.preventDefault();
+  sessionStorage.setItem(KEPT, at("token").value.trim());
+  document.body.dataset.reached = ""; // so that a second refusal is told too
+  look().catch(error => said.textContent = `The server cannot be reached: ${error.message}`);
+});
 at("file").addEventListener("change", event => {
   const [file] = event.target.files;
   if (file && model()) queue(file, file.name);

@@ -296,3 +296,25 @@ def test_the_gear_in_use_is_shown_while_there_is_too_much_to_do(
         assert set().union(*running) <= {200, 503}
     page.wait_for_selector("#gears tr[aria-current=true] th:text('0, in use')", timeout=30_000)
     assert "The server changed from gear" in page.text_content("#shifts")
+
+
+@pytest.mark.slow
+def test_where_a_token_is_needed_the_page_asks_for_it(
+    browser: Any,
+    shown_bundle: Bundle,
+    tmp_path: Path,
+    start_server: "Callable[..., AbstractContextManager[Served]]",
+) -> None:
+    (tmp_path / "tokens").write_text(token := "a-token-of-more-than-thirty-two-characters")
+    with start_server(shown_bundle.path, *SMALL_QUEUE, "--token-file", tmp_path / "tokens") as server:
+        assert httpx.get(f"{server.url}/page/state").status_code == 401
+        page = browser.new_page(viewport=PHONE)
+        page.goto(server.url)
+        says(page, "#said", "a token is needed")
+        for wrong_or_right, answer in ((f"{token}!", "does not open the server"), (token, "Ready")):
+            page.fill("#token", wrong_or_right)
+            page.keyboard.press("Enter")
+            says(page, "#said", answer)
+        assert not page.is_visible("#door")
+        page.locator("#samples button").first.click()
+        assert answered(page)["class_index"] == shown_bundle.file.golden[0].label
