@@ -223,20 +223,26 @@ def stored_bundles(repository: Path) -> list[tuple[BundleFile, Path]]:
     Broken ones are passed over, and those that lie elsewhere, to which a link leads.
     """
     found, inside = [], repository.resolve()
-    for pattern in ("*/bundle.json", "*/*/bundle.json"):
-        for path in sorted(repository.glob(pattern)):
-            folder = path.parent.resolve()  # from here on, no link to it can be exchanged
-            file = folder / path.name
-            # Neither what lies elsewhere, nor a pipe, which would be waited for.
-            if not (
-                folder.is_relative_to(inside) and file.is_file() and file.resolve().is_relative_to(inside)
-            ):
-                continue
-            try:
-                found.append((read_model(file, BundleFile), folder))
-            except EncasError:
-                continue  # being written, or left behind; loading it by name would say what is wrong
+    folders = _folders(repository)
+    for each in (*folders, *(below for folder in folders for below in _folders(folder))):
+        folder = each.resolve()  # from here on, no link to it can be exchanged
+        file = folder / "bundle.json"
+        # Neither what lies elsewhere, nor a pipe, which would be waited for.
+        if not (folder.is_relative_to(inside) and file.is_file() and file.resolve().is_relative_to(inside)):
+            continue
+        try:
+            found.append((read_model(file, BundleFile), folder))
+        except EncasError:
+            continue  # being written, or left behind; loading it by name would say what is wrong
     return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    """What lies in a folder, in the order of names; nothing if it has just gone, as one that is exchanged."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def newest_bundle(repository: Path, name: str) -> Path | None:

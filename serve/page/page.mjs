@@ -236,12 +236,14 @@ async function look() {
   showFront(served);
 }
 
+const failed = error => (at("door").hidden ? `The server cannot be reached: ${error.message}` : `The server is closed: ${error.message}`);
+
 async function forever() {
   try {
     await look();
     document.body.dataset.reached = "yes";
   } catch (error) {
-    if (document.body.dataset.reached !== "no") said.textContent = `The server cannot be reached: ${error.message}`;
+    if (document.body.dataset.reached !== "no") said.textContent = failed(error);
     document.body.dataset.reached = "no";
   }
   setTimeout(forever, EVERY_MS);
@@ -252,7 +254,7 @@ at("door").addEventListener("submit", event => {
   event.preventDefault();
   sessionStorage.setItem(KEPT, at("token").value.trim());
   document.body.dataset.reached = ""; // so that a second refusal is told too
-  look().catch(error => said.textContent = `The server cannot be reached: ${error.message}`);
+  look().catch(error => said.textContent = failed(error));
 });
 at("file").addEventListener("change", event => {
   const [file] = event.target.files;

@@ -99,7 +99,9 @@ def train(team: Team, folder: Path, what: str) -> None:
     shown: list[Progress] = []
     trainer.run(folder / "checkpoint", every_s=0.0, tell=shown.append)
     trainer.save(folder / str(team.rank))
-    print(team.rank, shown[-1].step, shown[-1].skipped, flush=True)  # noqa: T201
+    # In one write, or what two processes say may be mixed.
+    sys.stdout.write(f"{team.rank} {shown[-1].step} {shown[-1].skipped}\n")
+    sys.stdout.flush()
 
 
 def main(folder: Path, what: str) -> None:
