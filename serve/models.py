@@ -225,15 +225,14 @@ def stored_bundles(repository: Path) -> list[tuple[BundleFile, Path]]:
     found, inside = [], repository.resolve()
     folders = _folders(repository)
     for each in (*folders, *(below for folder in folders for below in _folders(folder))):
-        folder = each.resolve()  # from here on, no link to it can be exchanged
-        file = folder / "bundle.json"
-        # Neither what lies elsewhere, nor a pipe, which would be waited for.
-        if not (folder.is_relative_to(inside) and file.is_file() and file.resolve().is_relative_to(inside)):
-            continue
         try:
-            found.append((read_model(file, BundleFile), folder))
-        except EncasError:
-            continue  # being written, or left behind; loading it by name would say what is wrong
+            folder = each.resolve()  # from here on, no link to it can be exchanged
+            file = folder / "bundle.json"
+            # Neither what lies elsewhere, nor a pipe, which would be waited for.
+            if folder.is_relative_to(inside) and file.is_file() and file.resolve().is_relative_to(inside):
+                found.append((read_model(file, BundleFile), folder))
+        except (EncasError, OSError, RuntimeError):  # the last: links that lead in a circle
+            continue  # being written, exchanged or left behind; loading it by name would say what is wrong
     return found
 
 
