@@ -1,13 +1,12 @@
 """`encas experiment`: a whole published experiment by one command."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from encas.cli.output import Advance
+    pass
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +43,7 @@ def experiment(
 
     Example: `encas experiment configs/experiments/cifar10.yml --data datasets --device cuda`
     """
-    from encas.cli.output import print_json, print_line, print_note, print_table, progress
+    from encas.cli.output import phases, print_json, print_line, print_note, print_table
     from encas.errors import InvalidInput, require
 
     require("torch", "nat")
@@ -61,12 +60,7 @@ def experiment(
     told = read_experiment(config)
     if runs is not None:
         told = told.model_copy(update={"runs": runs})
-    with ExitStack() as bars:
-
-        def phase(name: str, steps: int) -> "Advance":
-            bars.close()
-            return bars.enter_context(progress(name, steps, quiet=as_json))
-
+    with phases(quiet=as_json) as phase:
         place = out or Path("experiments") / config.stem
         runner = Runner(told, config.parent, place, data, device, phase, workers, threads, print_note)
         runner.run()

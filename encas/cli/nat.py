@@ -1,6 +1,5 @@
 """`encas nat`: supernetworks, and networks of them that become members of a pool."""
 
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +10,20 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from encas.cli.output import Advance
     from encas.search.nat import Space
 
 FolderPath = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the supernetwork.")]
 SpaceName = Annotated[str, typer.Option("--space", help="Name of the space; see encas nat spaces.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+Data = Annotated[Path, typer.Option("--data", help="Folder that the configuration's paths are relative to.")]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="RUN", help="Folder of the run.  [default: runs/, then CONFIG's name]"),
+]
+PoolFolder = Annotated[
+    Path | None, typer.Option("--pool", metavar="POOL", help="Folder of the pool.  [default: RUN/pool]")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,16 +53,9 @@ class _ConfigOrCommand(TyperGroup):
 
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A file as in configs/nat/.")],
-    data: Annotated[
-        Path, typer.Option("--data", help="Folder that the configuration's paths are relative to.")
-    ] = Path(),
-    folder: Annotated[
-        Path | None,
-        typer.Option("--run", metavar="RUN", help="Folder of the run.  [default: runs/, then CONFIG's name]"),
-    ] = None,
-    pool: Annotated[
-        Path | None, typer.Option("--pool", metavar="POOL", help="Folder of the pool.  [default: RUN/pool]")
-    ] = None,
+    data: Data = Path(),
+    folder: RunFolder = None,
+    pool: PoolFolder = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     processes: Annotated[
         int,
@@ -77,7 +77,7 @@ def run(
 
     Example: `encas nat configs/nat/tiny_ofa_w1.0.yml --data . --pool cifar10`
     """
-    from encas.cli.output import print_json, print_line, print_next, print_table, progress
+    from encas.cli.output import phases, print_json, print_line, print_next, print_table
     from encas.errors import InvalidInput, require
 
     require("torch", "nat")
@@ -97,12 +97,7 @@ def run(
     if rank_by_torchrun() > 0:
         help_torchrun(partial(assist, read, data=data, device=device, workers=workers), device)
         return
-    with ExitStack() as bars:
-
-        def phase(name: str, steps: int) -> "Advance":
-            bars.close()
-            return bars.enter_context(progress(name, steps, quiet=as_json))
-
+    with phases(quiet=as_json) as phase:
         made, reports = transfer(
             read,
             folder,
@@ -136,16 +131,9 @@ def run(
 
 def joint(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A file as in configs/joint/.")],
-    data: Annotated[
-        Path, typer.Option("--data", help="Folder that the configuration's paths are relative to.")
-    ] = Path(),
-    folder: Annotated[
-        Path | None,
-        typer.Option("--run", metavar="RUN", help="Folder of the run.  [default: runs/, then CONFIG's name]"),
-    ] = None,
-    pool: Annotated[
-        Path | None, typer.Option("--pool", metavar="POOL", help="Folder of the pool.  [default: RUN/pool]")
-    ] = None,
+    data: Data = Path(),
+    folder: RunFolder = None,
+    pool: PoolFolder = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that augment images, where that is strong.")
@@ -159,7 +147,7 @@ def joint(
 
     Example: `encas nat joint configs/joint/tiny_cifar10_2.yml --data datasets --pool pools/joint`
     """
-    from encas.cli.output import print_json, print_line, print_next, print_table, progress
+    from encas.cli.output import phases, print_json, print_line, print_next, print_table
     from encas.errors import InvalidInput, require
 
     require("torch", "nat")
@@ -173,12 +161,7 @@ def joint(
     keep_freed_memory()
     read = read_joint(config)
     folder = folder or Path("runs") / config.stem
-    with ExitStack() as bars:
-
-        def phase(name: str, steps: int) -> "Advance":
-            bars.close()
-            return bars.enter_context(progress(name, steps, quiet=as_json))
-
+    with phases(quiet=as_json) as phase:
         made, front, reports = run_joint(
             read, folder, pool or folder / "pool", data=data, device=device, phase=phase, workers=workers
         )

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -132,6 +132,22 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, files: 
 
 
 Advance = Callable[[int, str], None]
+
+
+@contextmanager
+def phases(*, quiet: bool = False) -> Iterator[Callable[[str, int], Advance]]:
+    """Show long work that has several parts: each has a bar of its own, after that of the one before.
+
+    Yields:
+        A function of a part's name and its steps, which makes what `progress` yields.
+    """
+    with ExitStack() as bars:
+
+        def phase(name: str, steps: int) -> Advance:
+            bars.close()
+            return bars.enter_context(progress(name, steps, quiet=quiet))
+
+        yield phase
 
 
 @contextmanager
