@@ -5,7 +5,7 @@ import json
 import math
 import socket
 import struct
-from typing import cast
+from typing import Any, cast
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -48,6 +48,40 @@ class Crowd:
         self.silent: dict[BoundedConnection, None] = {}  # without a request in work; the longest first
 
 
+class _Joining:
+    """A transport that sends the head of an answer together with what follows at once.
+
+    uvicorn writes head and body by themselves, and each would be a system call, a packet, and a client that
+    is woken.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        head, self._head = self._head, None
+        if head is not None:
+            self._transport.writelines([head, data])
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)  # where the body takes its time
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, None
+        if head is not None:
+            self._transport.write(head)
+
+
 class BoundedConnection(HttpToolsProtocol):
     """A connection with limits; `crowd` belongs to a subclass, one for each server."""
 
@@ -60,7 +94,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room, where there is none."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
         self.crowd.n += 1
         if self.crowd.n > self.crowd.most:
             longest = next(iter(self.crowd.silent), None)
@@ -119,6 +153,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that the body is over."""
+        self._useful = True  # a body in chunks ends with bytes that are none of it
         self._body_comes = False
         self._stop(self._rest)
         super().on_message_complete()

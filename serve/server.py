@@ -216,7 +216,11 @@ class _Connection(BoundedConnection):
         self._head_bytes = self._head_bytes + len(data) if self._begun else 0
         if self._head_bytes > _MAX_HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
-        elif not self._begun and (self._body_comes or not self._idle):
+        elif not self._begun and (self._useful or self._body_comes):
+            self._stop_waiting()
+            if self._idle and not self._body_comes:  # the rest of a body whose request was answered before
+                self._timer = self.loop.call_later(_KEEP_ALIVE_S, self.transport.close)
+        elif not self._begun and not self._idle:
             self._stop_waiting()
         elif self._timer is None or not self._heard:  # a head has begun, or empty lines stand before it
             self._stop_waiting()

@@ -170,6 +170,25 @@ def test_a_connection_whose_head_comes_in_pieces_is_answered_and_kept(served: "S
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_connection_may_be_idle_after_a_body_that_was_answered_before_it_came(
+    served: "Served", chunked: bool
+) -> None:
+    url = httpx.URL(served.url)
+    length, body = (
+        (b"Transfer-Encoding: chunked", b"2\r\nxx\r\n0\r\n\r\n") if chunked else (b"Content-Length: 2", b"xx")
+    )
+    with socket.create_connection((url.host, url.port)) as connection:
+        connection.settimeout(WAIT_S)
+        connection.sendall(b"POST /v2/models/none/infer HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 404 ")
+        connection.sendall(body)
+        time.sleep(11)  # longer than a head may take
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.slow
 def test_a_head_that_does_not_end_is_a_431(served: "Served") -> None:
     url, said = httpx.URL(served.url), b""
     with socket.create_connection((url.host, url.port or 0)) as endless:
