@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ HIDDEN = (4, 8, 16, 32, 64, 128, 256, 512)
 N_VAL = 600
 ENCAS = Path(sys.executable).with_name("encas")
 
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("unhurried")
+hypothesis.settings.load_profile("unhurried")
 
 # A shell that starts something in the background makes it ignore Ctrl-C, and so all that it starts itself:
 # the commands whose Ctrl-C is tested here would never hear of it.

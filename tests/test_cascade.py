@@ -144,7 +144,7 @@ def problems(draw: st.DrawFn) -> tuple[list[float], NDArray[np.float32]]:
     return thresholds, as_recorded(raw / raw.sum(axis=2, keepdims=True))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problems())
 def test_thresholds_of_one_make_a_plain_ensemble(problem: tuple[list[float], NDArray[np.float32]]) -> None:
     thresholds, probs = problem
@@ -156,7 +156,7 @@ def test_thresholds_of_one_make_a_plain_ensemble(problem: tuple[list[float], NDA
     assert (answers.exit_stage == len(probs) - 1).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problems())
 def test_thresholds_of_zero_leave_the_first_member_alone(
     problem: tuple[list[float], NDArray[np.float32]],
@@ -167,7 +167,7 @@ def test_thresholds_of_zero_leave_the_first_member_alone(
     assert (answers.exit_stage == 0).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problems(), st.randoms())
 def test_the_order_of_the_samples_changes_nothing(
     problem: tuple[list[float], NDArray[np.float32]], random: Any
@@ -180,7 +180,7 @@ def test_the_order_of_the_samples_changes_nothing(
         assert (getattr(straight, name)[order] == getattr(shuffled, name)).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problems(), st.integers(0, 6))
 def test_splitting_a_batch_changes_nothing(problem: tuple[list[float], NDArray[np.float32]], at: int) -> None:
     thresholds, probs = problem
@@ -191,7 +191,7 @@ def test_splitting_a_batch_changes_nothing(problem: tuple[list[float], NDArray[n
         assert (getattr(whole, name) == np.concatenate([getattr(part, name) for part in filled])).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problems())
 def test_who_left_was_sure_and_who_stayed_was_not(
     problem: tuple[list[float], NDArray[np.float32]],

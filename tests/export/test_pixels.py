@@ -32,7 +32,7 @@ def prepared_inside(images: Any, spec: Preprocess) -> Any:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), given_size=sizes, size=sizes)
 def test_tensors_have_the_bytes_of_the_runtime(data: st.DataObject, given_size: Any, size: Any) -> None:
     channels: Any = data.draw(st.sampled_from([1, 3]))

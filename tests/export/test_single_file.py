@@ -26,7 +26,7 @@ from encas.export.single_file import SingleFile, check_same, tensors_of  # noqa:
 from encas.files import sha256_of  # noqa: E402
 from encas.runtime import CascadeExecutor, create_session  # noqa: E402
 
-quick = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

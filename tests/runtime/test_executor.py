@@ -32,7 +32,7 @@ EVERYWHERE = [
     pytest.param(("cuda", None, False), id="cuda", marks=ON_CUDA),
     pytest.param(("cuda", None, True), id="cuda graphs", marks=ON_CUDA),
 ]
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=EVERYWHERE)

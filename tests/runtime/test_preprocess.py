@@ -66,7 +66,7 @@ def test_the_bytes_are_those_of_timm_for_a_grayscale_network(crop_mode: CropMode
         assert_same_bytes(photograph(size, "L"), spec)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 120),
     st.integers(1, 120),

@@ -26,7 +26,7 @@ def assert_same_as_the_whole(image: Any, size: tuple[int, int], crop: tuple[int,
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.tuples(st.integers(1, 160), st.integers(1, 160)),
     st.one_of(

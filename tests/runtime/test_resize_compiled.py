@@ -32,7 +32,7 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Any:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.tuples(SIDE, SIDE),
     st.tuples(SIDE, SIDE),

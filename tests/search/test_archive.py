@@ -82,7 +82,7 @@ def test_a_grid_thins_a_full_archive_and_goes_when_it_has_become_small() -> None
 points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(points)
 def test_the_archive_is_the_front_of_all_that_was_offered(offered: list[tuple[int, int]]) -> None:
     objectives = np.array(offered, float)
@@ -90,7 +90,7 @@ def test_the_archive_is_the_front_of_all_that_was_offered(offered: list[tuple[in
     assert contents(archive) == sorted(objectives[non_dominated(objectives)].tolist())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(points, st.integers(0, 40))
 def test_offering_in_parts_changes_nothing(offered: list[tuple[int, int]], at: int) -> None:
     objectives, genomes = np.array(offered, float), np.arange(len(offered))[:, None]

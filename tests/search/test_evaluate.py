@@ -125,7 +125,7 @@ def test_a_genome_without_members_is_the_worst_there_can_be(pool: Pool) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(gene=st.integers(0, 50), shift=st.sampled_from([-1, 0, 1]))
 def test_a_sample_at_a_threshold_stays_and_one_float16_above_leaves(
     tmp_path_factory: pytest.TempPathFactory, gene: int, shift: int

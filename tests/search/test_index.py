@@ -27,7 +27,7 @@ def test_numbering_ends_before_the_genome_that_would_be_too_many() -> None:
 genomes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 700)), min_size=1, max_size=60)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(genomes, min_size=1, max_size=5))
 def test_it_answers_as_a_dictionary_does(batches: list[list[tuple[int, int]]]) -> None:
     index, expected = Index(2), dict[tuple[int, int], int]()

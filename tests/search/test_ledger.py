@@ -68,7 +68,7 @@ def test_what_was_evaluated_earlier_is_not_evaluated_again_but_counts_as_if() ->
 genomes = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(genomes, st.integers(0, 30), st.integers(0, 30))
 def test_batches_and_interruptions_change_nothing(asked: list[tuple[int, int]], at: int, kept: int) -> None:
     array = np.array(asked)

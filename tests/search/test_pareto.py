@@ -19,7 +19,7 @@ def test_nothing_has_an_empty_front() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(points)
 def test_the_front_is_what_no_other_point_dominates(found: list[tuple[int, int]]) -> None:
     objectives = np.array(found, float)
@@ -41,7 +41,7 @@ def test_points_beyond_the_reference_count_nothing() -> None:
     assert hypervolume(np.array([[1.0, 0.0], [0.0, 4.0], [2.0, 9.0]]), (1, 4)) == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(points)
 def test_hypervolume_agrees_with_moocore(found: list[tuple[int, int]]) -> None:
     moocore = pytest.importorskip("moocore")

@@ -101,7 +101,7 @@ class TestGearBox:
         assert GearPolicy(0.1).within(timeout_s=0.4, n_gears=4).delay_s == 0.05
         assert GearPolicy(0.1).within(timeout_s=30, n_gears=4).delay_s == 0.1
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(
         n=st.integers(1, 5),
         steps=st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2), st.floats(0, 1)), max_size=60),

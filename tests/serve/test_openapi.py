@@ -33,7 +33,6 @@ def test_generated_calls_are_answered_as_the_document_says(served: "Served") -> 
 
     @settings(
         max_examples=8,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.generate],
