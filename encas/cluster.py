@@ -21,7 +21,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 ANY = "auto"  # the cluster that is found here, else one that is started for the time of a command
-CORES = 4  # of a job, if its machine has as many
+CORES = 4  # of a job, if any machine has as many
 _ATTEMPTS = 5  # of a job whose worker or machine is lost again and again
 _CONNECT_S = 5.0
 _LONGEST = 300  # of what is said of Ray's errors, which can be pages
@@ -92,7 +92,7 @@ class Cluster:
             raise InvalidInput(f"--ray: no machine of the cluster has {what} for jobs; add one that has")
         gpus = int(device != "cpu")
         shares = [node.cores // node.gpus if gpus else node.cores for node in nodes]
-        return Need(max(1, min(self.cores, *shares)), gpus)
+        return Need(max(1, min(self.cores, max(shares))), gpus)
 
     def n_slots(self, need: Need) -> int:
         """Count the jobs that can run at the same time."""

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +116,8 @@ def measure_pool_on(
     for which in range(len(nodes)):
         alike.setdefault(kinds[which], which)
     chosen = sorted(alike.values())
-    timing = Timing(pool, tuple(names), _images(pool), tuple(batches), provider, allow_code, stopwatch)
+    there = replace(pool, path=pool.path.absolute())
+    timing = Timing(there, tuple(names), _images(there), tuple(batches), provider, allow_code, stopwatch)
     found: dict[int, Measurements] = {}
     for place, measured in cluster.run(
         _timed_there, timing, [nodes[which] for which in chosen], [needs[which] for which in chosen]

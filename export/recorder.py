@@ -116,6 +116,8 @@ def record(
         InvalidInput: See `open_images` and `open_network`; a member twice, or unlike the one in the pool.
     """
     pool = Path(pool)
+    if cluster is not None:
+        data = Path(data).absolute()  # its machines work in other folders
     specs = [absolute(MemberSpec(source=m) if isinstance(m, str) else m, Path()) for m in members]
     twice = first_twice([spec.member_name for spec in specs])
     if twice is not None:

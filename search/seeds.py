@@ -89,7 +89,8 @@ def _searched_on(
     if not seeds:
         return
     need = cluster.need("cpu")
-    there = replace(searching, settings=replace(searching.settings, workers=need.cores))
+    pool = replace(searching.pool, path=searching.pool.path.absolute())
+    there = _Searching(pool, replace(searching.settings, workers=need.cores))
     for which, file in cluster.run(_search_there, there, seeds, need):
         yield seeds[which], file
 

@@ -6,6 +6,8 @@ sees is the same. `encas serve --ray` runs that application here; `serve deploy`
 """
 
 import asyncio
+import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -38,9 +40,8 @@ _LOST = (
     ReplicaUnavailableError,
 )
 _PAUSE_S = 0.05  # before the next replica is asked
-_ONGOING = (
-    64  # requests that a replica has at once: enough for its batches, and the others may wait elsewhere
-)
+_TELL_EVERY_S = 1.0
+_ONGOING = 64  # requests that a replica has at once: enough for its batches, while others may be free
 
 
 class Replicas(BaseModel):
@@ -108,6 +109,7 @@ class Elsewhere:
         self.n_pending = self.gear = self.n_shifts = 0
         self.delay_s = 0.0  # the replicas know
         self._handle, self._most, self._closing = handle, most, False
+        self._told_s = -_TELL_EVERY_S
 
     @property
     def n_waiting(self) -> tuple[int, ...]:
@@ -159,8 +161,19 @@ class Elsewhere:
         except DeploymentUnavailableError as error:
             return EncasError(f"model '{self.bundle.name}' cannot be run: {error}")
         except _LOST:
+            self._tell_of_loss()
             return None
         return None if isinstance(found, ShuttingDown) else found  # a replica that is taken away
+
+    def _tell_of_loss(self) -> None:
+        """Say so on stderr, once for all requests that were lost together."""
+        now_s = time.monotonic()
+        if now_s > self._told_s + _TELL_EVERY_S:
+            self._told_s = now_s
+            sys.stderr.write(
+                f"encas: a replica of '{self.bundle.name}' was lost; its requests go to another one\n"
+            )
+            sys.stderr.flush()
 
     def close(self) -> None:
         """Take no more requests; those that are under way go on."""
@@ -203,6 +216,7 @@ def deployed(
     """
     names = {path.resolve(): f"encas-{Bundle.open(path).name}-{place}" for place, path in enumerate(paths)}
     quiet = {"log_level": "ERROR"}
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process
     serve.start(proxy_location="Disabled", logging_config=quiet)  # the usual server listens
     handles: dict[Path, Any] = {}
     try:

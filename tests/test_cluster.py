@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -20,6 +21,7 @@ from encas.cluster import Cluster, check_versions, connected
 from encas.errors import EncasError, InvalidInput, MissingPackage
 from encas.export import MemberSpec, measure_pool_on, record
 from encas.export.source import read_members
+from encas.files import read_model
 from encas.pool import Pool
 from encas.preprocess import Preprocess
 from encas.runtime.measure import this_machine
@@ -73,11 +75,9 @@ class TwoNodes:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[TwoNodes]:
+def nodes(ray_token: str) -> Iterator[TwoNodes]:
+    assert ray_token
     utils = pytest.importorskip("ray.cluster_utils")
-    before = {name: os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")}
-    os.environ["RAY_AUTH_TOKEN"] = 8 * "0123456789abcdef"  # else one is written into the home folder
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     made = utils.Cluster(initialize_head=True, head_node_args=SMALL)
     second = made.add_node(**SMALL)
     try:
@@ -85,8 +85,6 @@ def nodes() -> Iterator[TwoNodes]:
             yield TwoNodes(made, second, made.address, cluster)
     finally:
         made.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @pytest.fixture
@@ -272,3 +270,68 @@ def test_seeds_that_are_searched_on_a_cluster_find_the_same_fronts(
         progress=lambda _n, words: done.append(words),
     )
     assert done == ["found already", "seed 2"] and [front.file.seed for front in again] == [1, 2]
+
+
+def test_candidates_of_a_transfer_that_are_judged_on_a_cluster_are_worth_the_same(
+    nodes: TwoNodes, digits: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("pymoo")
+    from encas.export.transfer import transfer
+    from encas.search.nat.config import NatConfig
+    from encas.search.nat.iteration import Evaluated
+
+    np.savez(tmp_path / "digits.npz", images=digits.images[:260], labels=digits.labels[:260])
+    images = {
+        name: {"path": "digits.npz", "rows": rows} for name, rows in (("train", ":200"), ("val", "200:"))
+    }
+    config = NatConfig.model_validate(
+        {
+            "space": "tiny-alphanet",
+            "data": {**images, "classes": 10},
+            "start": {"epochs": 0.1, "batch": 16},
+            "loop": {
+                "iterations": 1,
+                "first": 3,
+                "candidates": 3,
+                "epochs": 0,
+                "surrogate_evaluations": 100,
+                "predictor_members": 3,
+                "calibration_images": 16,
+            },
+            "final": {"networks": 2, "calibration_images": 16},
+        }
+    )
+    for name, cluster in (("here", None), ("there", nodes.cluster)):
+        transfer(config, tmp_path / name / "run", tmp_path / name / "pool", data=tmp_path, cluster=cluster)
+    for iteration in ("00", "01"):
+        here, there = (
+            read_model(tmp_path / name / "run/iterations" / iteration / "evaluated.json", Evaluated)
+            for name in ("here", "there")
+        )
+        assert len(here.evaluations) == 3 and here.evaluations == there.evaluations
+    assert tree(tmp_path / "here/pool") == tree(tmp_path / "there/pool")
+
+
+def test_the_searches_of_an_experiment_run_on_a_cluster(
+    nodes: TwoNodes, pool_path: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("pymoo")
+    from encas.search.experiment.config import Experiment
+    from encas.search.experiment.run import Runner
+
+    experiment = Experiment.model_validate(
+        {
+            "title": "two seeds",
+            "runs": 2,
+            "pools": {"digits": {"pool": pool_path.name}},
+            "searches": {"cascades": {"pools": ["digits"], "evaluations": 300, "algorithm": "random"}},
+        }
+    )
+    found = [
+        Runner(experiment, tmp_path, tmp_path / name, tmp_path, cluster=cluster).run()
+        for name, cluster in (("here", None), ("there", nodes.cluster))
+    ]
+    here, there = ([one.model_copy(update={"seconds": 0}) for one in results] for results in found)
+    assert len(here) == 4 and here == there

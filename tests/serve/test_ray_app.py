@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -18,8 +17,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encas.cluster import connected
-
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'encas[ray]'")
 serve: Any = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'encas[ray]'")
 pillow = pytest.importorskip("PIL.Image")
@@ -30,25 +27,19 @@ PATHS = ("/predict", "/v2/models/digits/infer")
 
 
 @pytest.fixture(scope="module")
-def ray_address() -> Iterator[tuple[str, int]]:
+def ray_address(ray_token: str) -> Iterator[tuple[str, int]]:
     """A cluster of this machine, and where Ray Serve listens."""
-    before = os.environ.get("RAY_AUTH_TOKEN")
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # also tells our processes from others'
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    assert ray_token
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         port = int(opened.getsockname()[1])
-    context = ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        with connected():
-            serve.start(http_options={"port": port}, logging_config={"log_level": "ERROR"})
-            yield context.address_info["address"], port
-            serve.shutdown()
+        serve.start(http_options={"port": port}, logging_config={"log_level": "ERROR"})
+        yield context.address_info["address"], port
+        serve.shutdown()
     finally:
         ray.shutdown()
-        os.environ.pop("RAY_AUTH_TOKEN")
-        if before is not None:
-            os.environ["RAY_AUTH_TOKEN"] = before
 
 
 def replica_processes() -> list[int]:
@@ -93,7 +84,7 @@ def test_no_request_fails_when_one_of_two_replicas_is_killed(
     images = [png(pixels) for pixels in digits.images[:40]]
     expected = [ask(f"{served.url}/predict", image) for image in images]
     options = ["--ray", ray_address[0], "--replicas", "2", "--provider", "cpu"]
-    with start_server(bundle_path, *options) as server:
+    with start_server(bundle_path, *options, complaints=True) as server:  # of the lost replica
         for path in PATHS:
             assert ask(f"{server.url}{path}", images[0]) == ask(f"{served.url}{path}", images[0])
         assert ask(f"{server.url}/predict", b"no image") == ask(f"{served.url}/predict", b"no image")
