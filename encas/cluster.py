@@ -5,6 +5,7 @@ time would spoil.
 """
 
 import os
+import pickle
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 from encas import __version__
 from encas.errors import EncasError, InvalidInput, require
+from encas.memory import keep_freed_memory
 
 Common = TypeVar("Common")
 Job = TypeVar("Job")
@@ -23,7 +25,8 @@ Result = TypeVar("Result")
 ANY = "auto"  # the cluster that is found here, else one that is started for the time of a command
 CORES = 4  # of a job, if any machine has as many
 _ATTEMPTS = 5  # of a job whose worker or machine is lost again and again
-_CONNECT_S = 5.0
+_CONNECT_S = 3.0
+_SHARE = 0.25  # of Ray's memory: what all jobs need, a job's results, and those of the one before
 _LONGEST = 300  # of what is said of Ray's errors, which can be pages
 # What the bytes of results depend on.
 _PACKAGES = ("ray", "numpy", "torch", "torchvision", "timm", "onnx", "onnxruntime", "pillow", "simplejpeg")
@@ -101,6 +104,25 @@ class Cluster:
             fits = [min(n, node.gpus // need.gpus) for n, node in zip(fits, self.nodes, strict=True)]
         return sum(fits)
 
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of arrays that each machine can hold for jobs."""
+        rooms = [one["Resources"].get("object_store_memory", 0) for one in self.ray.nodes() if one["Alive"]]
+        return int(_SHARE * min(rooms))
+
+    def check_fits(self, n_bytes: int, what: str) -> None:
+        """Refuse what Ray has no room for: it would wait for ever.
+
+        Raises:
+            InvalidInput: Says how much there is.
+        """
+        if n_bytes > self.room_bytes:
+            mib = [round(n / 2**20) for n in (n_bytes, self.room_bytes)]
+            raise InvalidInput(
+                f"--ray: {what} takes {mib[0]} MiB, Ray has room for {mib[1]} on its smallest machine; start "
+                "it with more --object-store-memory, or name files that all machines find"
+            )
+
     def run(
         self,
         work: Callable[[Common, Job], Result],
@@ -125,6 +147,7 @@ class Cluster:
                 or it was lost too often.
         """
         needs = [need] * len(jobs) if isinstance(need, Need) else list(need)
+        self.check_fits(_size_bytes(self.ray, common), "what all jobs need")
         shared = self.ray.put(common)
         function = self.ray.remote(_called)
         running = {
@@ -218,6 +241,7 @@ def _called(work: Callable[[Any, Any], Any], common: Any, job: Any, wanted: Mapp
     """Run a job in a worker."""
     place = platform.node()
     check_versions(wanted, installed(), place)
+    keep_freed_memory()  # as the commands do that run the same here
     try:
         return work(common, job)
     except EncasError as error:
@@ -250,6 +274,13 @@ def _check_reachable(address: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=_CONNECT_S)
         except grpc.FutureTimeoutError:
             raise InvalidInput(f"--ray {address}: no Ray cluster answers there; {right}") from None
+
+
+def _size_bytes(ray: ModuleType, value: Any) -> int:
+    """Count what a value takes when it is sent, without copying its arrays."""
+    buffers: list[pickle.PickleBuffer] = []
+    text = ray.cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return len(text) + sum(buffer.raw().nbytes for buffer in buffers)
 
 
 def _one_line(error: BaseException) -> str:

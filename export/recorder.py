@@ -56,6 +56,7 @@ class Recording:
     preprocess: Preprocess | None  # of members that do not tell it
     before: Mapping[str, Preprocess | None]  # how those of the pool prepared images for its other splits
     cores: int | None = None  # that a job may use; None: all that there are
+    room_bytes: int | None = None  # for what a job returns
 
 
 @dataclass(frozen=True)
@@ -207,9 +208,12 @@ def _answered_on(
     if not specs:
         return
     need = cluster.need(recording.device)
-    jobs = _jobs(specs, cluster.n_slots(need), recording.images)
+    room_bytes = min(_JOB_BYTES, cluster.room_bytes)
+    most = room_bytes // (2 * len(recording.images) * len(recording.images.classes or range(1000)))
+    jobs = _jobs(specs, cluster.n_slots(need), min(MOST_TOGETHER, most))
+    recording = replace(recording, cores=need.cores, room_bytes=cluster.room_bytes)
     digests = {spec.member_name: weights_sha256(spec) for spec in specs}
-    for which, found in cluster.run(_answer, replace(recording, cores=need.cores), jobs, need):
+    for which, found in cluster.run(_answer, recording, jobs, need):
         for spec, one in zip(jobs[which], found, strict=True):
             if one.sha256 != digests[spec.member_name]:
                 raise InvalidInput(
@@ -234,14 +238,24 @@ def _answer(recording: Recording, specs: Sequence[MemberSpec]) -> list[Recorded]
             if missing
             else "the images are others than on the machine that asks for their answers"
         )
-    return [one for _, one in answered(recording, specs)]
+
+    def check_room(n_classes: int) -> None:
+        n, room_bytes = len(recording.images), recording.room_bytes
+        n_bytes = 2 * n * n_classes * len(specs)
+        if room_bytes is not None and n_bytes > room_bytes:
+            raise InvalidInput(
+                f"the answers of {len(specs)} networks to {n} images take {n_bytes // 2**20} MiB, "
+                f"Ray has room for {room_bytes // 2**20}; start it with more --object-store-memory, or "
+                "record fewer --rows at a time"
+            )
+
+    return [one for _, one in answered(recording, specs, check_room)]
 
 
-def _jobs(specs: Sequence[MemberSpec], n_slots: int, images: LabelledImages) -> list[Sequence[MemberSpec]]:
-    """Cut the list so that all slots have work to the end, and no job holds too many answers."""
-    bytes_each = 2 * len(images) * len(images.classes or range(1000))
-    most = max(1, min(MOST_TOGETHER, _JOB_BYTES // bytes_each))
-    size = min(most, math.ceil(len(specs) / (_JOBS_A_SLOT * max(1, n_slots))))
+def _jobs(specs: Sequence[MemberSpec], n_slots: int, most: int) -> list[Sequence[MemberSpec]]:
+    """Cut the list so that all slots have work to the end, and no job has more than `most`."""
+    n_jobs = _JOBS_A_SLOT * n_slots if n_slots > 1 else 1
+    size = max(1, min(most, math.ceil(len(specs) / n_jobs)))
     return [specs[start : start + size] for start in range(0, len(specs), size)]
 
 

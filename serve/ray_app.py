@@ -7,6 +7,7 @@ sees is the same. `encas serve --ray` runs that application here; `serve deploy`
 
 import asyncio
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from encas.bundle import Bundle
+from encas.cluster import Cluster, Need
 from encas.errors import EncasError, InvalidInput
 from encas.runtime.session import sleeping_threads
 from encas.serve.app import create_app
@@ -201,19 +203,27 @@ class Deployed:
 
 @contextmanager
 def deployed(
-    paths: Sequence[Path], replicas: Replicas, provider: str | None, limits: Limits
+    cluster: Cluster, paths: Sequence[Path], replicas: Replicas, provider: str | None, limits: Limits
 ) -> Iterator[Deployed]:
-    """Run replicas of bundles on the cluster that this process is connected to, as long as the block lasts.
+    """Run replicas of bundles on a cluster, as long as the block lasts.
 
     Args:
+        cluster: Whose machines have room for the least number of replicas.
         paths: Of bundles, found by all machines.
         replicas: Of each.
         provider: Where the networks run.
         limits: Of each replica.
 
     Raises:
-        InvalidInput: A bundle is not whole, or its replicas cannot start.
+        InvalidInput: A bundle is not whole, its replicas cannot start, or there is no room for them.
     """
+    room = cluster.n_slots(Need(replicas.cores, math.ceil(replicas.gpus)))
+    if room < replicas.least * len(paths):
+        raise InvalidInput(
+            f"--ray: the cluster has room for {room} replicas of {replicas.cores} cores"
+            f"{' and a GPU' if replicas.gpus else ''}, {replicas.least * len(paths)} are wanted; add "
+            "machines, or lower --replicas or --replica-cores"
+        )
     names = {path.resolve(): f"encas-{Bundle.open(path).name}-{place}" for place, path in enumerate(paths)}
     quiet = {"log_level": "ERROR"}
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process
@@ -282,8 +292,9 @@ def _limits(told: Told) -> Limits:
 
 
 def _replicas(path: Path, replicas: Replicas, provider: str | None, limits: Limits) -> serve.Application:
-    name = Bundle.open(path).name
-    deployment: Any = serve.deployment(Replica, name=f"cascade-{name}", **replicas.options)
+    bundle = Bundle.open(path)
+    name = f"cascade-{bundle.name}-{bundle.file.version}"
+    deployment: Any = serve.deployment(Replica, name=name, **replicas.options)
     bound: serve.Application = deployment.bind(str(path.resolve()), provider, limits, replicas.cores)
     return bound
 

@@ -18,10 +18,10 @@ import yaml
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'encas[ray]'")
 
 from encas.cluster import Cluster, check_versions, connected
+from encas.data import LabelledImages
 from encas.errors import EncasError, InvalidInput, MissingPackage
 from encas.export import MemberSpec, measure_pool_on, record
 from encas.export.source import read_members
-from encas.files import read_model
 from encas.pool import Pool
 from encas.preprocess import Preprocess
 from encas.runtime.measure import this_machine
@@ -206,6 +206,19 @@ def test_a_pool_that_cannot_be_written_is_refused_before_anything_is_computed(
         record_there(nodes, members, digits_files, Path("/proc/pool"))
 
 
+def test_what_ray_has_no_room_for_is_one_line(
+    nodes: TwoNodes, members: list[MemberSpec], tmp_path: Path
+) -> None:
+    for side, n, said in (
+        (8, 2_000_000, r"takes 1\d\d MiB"),
+        (1, 2_000_000, "to 2000000 images take 38 MiB"),
+    ):
+        images = np.zeros((n, side, side), np.uint8)
+        np.savez(tmp_path / "large.npz", images=images, labels=np.zeros(n, np.int64))
+        with pytest.raises(EncasError, match=rf"{said}, Ray has room for 25"):
+            record(tmp_path / "pool", members, tmp_path / "large.npz", cluster=nodes.cluster)
+
+
 def test_jobs_for_gpus_need_a_machine_that_has_one(
     nodes: TwoNodes, members: list[MemberSpec], digits_files: Path, tmp_path: Path
 ) -> None:
@@ -272,45 +285,24 @@ def test_seeds_that_are_searched_on_a_cluster_find_the_same_fronts(
     assert done == ["found already", "seed 2"] and [front.file.seed for front in again] == [1, 2]
 
 
-def test_candidates_of_a_transfer_that_are_judged_on_a_cluster_are_worth_the_same(
-    nodes: TwoNodes, digits: Any, tmp_path: Path
-) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("pymoo")
-    from encas.export.transfer import transfer
-    from encas.search.nat.config import NatConfig
-    from encas.search.nat.iteration import Evaluated
+def test_candidates_that_are_judged_on_a_cluster_are_worth_the_same(nodes: TwoNodes, digits: Any) -> None:
+    torch = pytest.importorskip("torch")
+    from encas.search.nat import SPACES, Supernet
+    from encas.search.nat.evaluate import Judge, Prepared
+    from encas.search.nat.spread import judged_on
 
-    np.savez(tmp_path / "digits.npz", images=digits.images[:260], labels=digits.labels[:260])
-    images = {
-        name: {"path": "digits.npz", "rows": rows} for name, rows in (("train", ":200"), ("val", "200:"))
-    }
-    config = NatConfig.model_validate(
-        {
-            "space": "tiny-alphanet",
-            "data": {**images, "classes": 10},
-            "start": {"epochs": 0.1, "batch": 16},
-            "loop": {
-                "iterations": 1,
-                "first": 3,
-                "candidates": 3,
-                "epochs": 0,
-                "surrogate_evaluations": 100,
-                "predictor_members": 3,
-                "calibration_images": 16,
-            },
-            "final": {"networks": 2, "calibration_images": 16},
-        }
+    space = SPACES["tiny-alphanet"]
+    supernet = Supernet(space, 10, torch.Generator().manual_seed(1)).eval()
+    colour = np.repeat(digits.images[:80, :, :, None], 3, axis=3)
+    preprocess = Preprocess(size=(32, 32), interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
+    val, calibration = (
+        Prepared(LabelledImages(colour[rows], digits.labels[:80][rows], None), preprocess)
+        for rows in (slice(40), slice(40, 80))
     )
-    for name, cluster in (("here", None), ("there", nodes.cluster)):
-        transfer(config, tmp_path / name / "run", tmp_path / name / "pool", data=tmp_path, cluster=cluster)
-    for iteration in ("00", "01"):
-        here, there = (
-            read_model(tmp_path / name / "run/iterations" / iteration / "evaluated.json", Evaluated)
-            for name in ("here", "there")
-        )
-        assert len(here.evaluations) == 3 and here.evaluations == there.evaluations
-    assert tree(tmp_path / "here/pool") == tree(tmp_path / "there/pool")
+    judge, chosen = Judge(val, calibration), [(0, space.smallest), (0, space.largest), (0, space.smallest)]
+    found = dict(judged_on(nodes.cluster, judge, [supernet], chosen, "cpu"))
+    assert found == {row: judge.objectives(supernet, arch) for row, (_, arch) in enumerate(chosen)}
+    assert found[0] == found[2] and found[0][1] < found[1][1]
 
 
 def test_the_searches_of_an_experiment_run_on_a_cluster(

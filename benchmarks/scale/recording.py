@@ -2,11 +2,13 @@
 
     python benchmarks/scale/recording.py here --data ../shared/data/cifar10 --work FOLDER
     python benchmarks/scale/recording.py ray --data ../shared/data/cifar10 --work FOLDER
+    python benchmarks/scale/recording.py ray-one-core --data ../shared/data/cifar10 --work FOLDER
     python benchmarks/scale/recording.py two-nodes --data ../shared/data/cifar10 --work FOLDER
     python benchmarks/scale/recording.py report --work FOLDER
 
 The six published CIFAR-10 networks answer images of CIFAR-10, by the command as users give it, from its start
-to its end. "ray" starts a cluster for the command, as `--ray` alone does; "two-nodes" finds one of two nodes
+to its end. "ray" starts a cluster for the command, as `--ray` alone does, and
+"ray-one-core" gives each job one core; "two-nodes" finds one of two nodes
 of one core each, whose start is not counted. All must write the same bytes. Run one after the other on a
 machine that does nothing else, several times in turns; each run takes minutes.
 """
@@ -37,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("way", choices=["here", "ray", "two-nodes", "report"])
+    parser.add_argument("way", choices=["here", "ray", "ray-one-core", "two-nodes", "report"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--images", type=int, default=24_000)
@@ -74,8 +76,9 @@ def prepare(work: Path, data: Path, n: int) -> None:
 @contextmanager
 def cluster(way: str) -> Iterator[list[str]]:
     """Yield what the command line gets besides."""
-    if way != "two-nodes":
-        yield ["--ray"] if way == "ray" else []
+    alone = {"here": [], "ray": ["--ray"], "ray-one-core": ["--ray", "--ray-cores", "1"]}
+    if way in alone:
+        yield alone[way]
         return
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 

@@ -51,7 +51,7 @@ def experiment(
     require("torch", "nat")
     require("pymoo", "search")
     require("scipy", "search")
-    from encas.export.memory import keep_freed_memory
+    from encas.memory import keep_freed_memory
     from encas.search.experiment.config import read_experiment
     from encas.search.experiment.report import report, tables
     from encas.search.experiment.run import Runner

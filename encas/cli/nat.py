@@ -87,8 +87,8 @@ def run(
 
     require("torch", "nat")
     require("pymoo", "search")
-    from encas.export.memory import keep_freed_memory
     from encas.export.transfer import assist, transfer
+    from encas.memory import keep_freed_memory
     from encas.search.nat.config import read_config
     from encas.search.nat.processes import help_torchrun, rank_by_torchrun
 
@@ -158,7 +158,7 @@ def joint(
 
     require("torch", "nat")
     require("pymoo", "search")
-    from encas.export.memory import keep_freed_memory
+    from encas.memory import keep_freed_memory
     from encas.search.joint.config import read_joint
     from encas.search.joint.run import joint as run_joint
 

@@ -106,8 +106,8 @@ def record(
     from encas.data import open_images, read_classes
     from encas.errors import InvalidInput
     from encas.export import record
-    from encas.export.memory import keep_freed_memory
     from encas.export.source import read_preprocess
+    from encas.memory import keep_freed_memory
 
     if device not in ("cpu", "cuda"):
         raise InvalidInput(f"--device '{device}': must be cpu or cuda")

@@ -182,10 +182,11 @@ def _serve_on(ray: str, options: "Options", announce: "Announce", replicas: str,
     require("ray", "ray")
     from encas.serve.ray_app import Replicas, deployed
 
-    with cluster_of(ray):
+    with cluster_of(ray) as cluster:
+        assert cluster is not None
         gpus = int(options.provider not in (None, "cpu"))
         wanted = Replicas(least=int(least), most=int(most or least), cores=cores, gpus=gpus)
-        with deployed(options.paths, wanted, options.provider, options.limits) as there:
+        with deployed(cluster, options.paths, wanted, options.provider, options.limits) as there:
             serve(options, announce, there.start)
 
 
