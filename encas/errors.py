@@ -2,10 +2,19 @@
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 
 class EncasError(Exception):
     """The base of everything that the command line prints as one line, without a traceback."""
+
+    def __reduce__(self) -> Any:
+        """Go to other processes with the message, whatever made it."""
+        return _with_message, (type(self), str(self))
+
+
+def _with_message(kind: type[EncasError], message: str) -> EncasError:
+    return kind.__new__(kind, message)
 
 
 class InvalidInput(EncasError):

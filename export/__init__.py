@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from encas.export.latency import measure_pool
+    from encas.export.latency import measure_pool, measure_pool_on
     from encas.export.leaving import write_kserve, write_ray_serve, write_triton
     from encas.export.merger import merge
     from encas.export.outputs import import_outputs
@@ -22,6 +22,7 @@ _HOMES = {
     "export": "encas.export.packing",
     "import_outputs": "encas.export.outputs",
     "measure_pool": "encas.export.latency",
+    "measure_pool_on": "encas.export.latency",
     "merge": "encas.export.merger",
     "open_network": "encas.export.source",
     "quantize": "encas.export.variants",
@@ -40,6 +41,7 @@ __all__ = [
     "export",
     "import_outputs",
     "measure_pool",
+    "measure_pool_on",
     "merge",
     "open_network",
     "quantize",

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from encas.cluster import Cluster
 from encas.data import LabelledImages, open_images
 from encas.errors import InvalidInput
 from encas.export.recorder import record
@@ -47,6 +48,7 @@ def transfer(
     phase: Phase = lambda _name, _steps: lambda _done, _words: None,
     processes: int = 1,
     workers: int = 0,
+    cluster: Cluster | None = None,
 ) -> tuple[Pool, tuple[Report, ...]]:
     """Train and search a supernetwork, or several as one population, and record the best networks.
 
@@ -61,6 +63,8 @@ def transfer(
         phase: Told what begins, and of how many steps it has; returns what is told of each.
         processes: How many train together, each on its share of every batch; all else is done by this one.
         workers: Processes beside each of these that prepare strongly augmented images.
+        cluster: Evaluates candidates and records the networks; its machines find run and images by the same
+            paths. Training stays here.
 
     Raises:
         InvalidInput: There are no such images or weights, an image is damaged, a class has too few, the run
@@ -89,7 +93,7 @@ def transfer(
         check_same_images(splits, run)
         remove_leftovers(run)
         batches = partial(splits.batches, share=Share(team.rank, team.size), workers=workers)
-        search = Transfer(config, run, splits.judge(), batches, weights, device, phase, team)
+        search = Transfer(config, run, splits.judge(), batches, weights, device, phase, team, cluster)
         reports = search.run()
         chosen = best(search.found(), config.final.networks)
         places = _places(run, config.population)
@@ -102,7 +106,7 @@ def transfer(
     for name, images in splits.recorded.items():
         place = written(images, run / "data" / name)
         advance = phase(f"recording {name}", len(members) * len(images))
-        record(pool, members, place, split=name, classes=splits.classes, advance=advance)
+        record(pool, members, place, split=name, classes=splits.classes, advance=advance, cluster=cluster)
     return Pool.open(pool), reports
 
 

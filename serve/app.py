@@ -25,6 +25,7 @@ from encas.serve.front import Door, InferFront, error_headers
 from encas.serve.limits import Limits
 from encas.serve.live import Live
 from encas.serve.metrics import Metrics
+from encas.serve.models import Start
 from encas.serve.protocol import encode_error
 from encas.serve.refusals import FAILED, message_of, status_of
 from encas.serve.service import Observer, Service
@@ -56,6 +57,7 @@ def create_app(
     overload_status: int = 503,
     tokens: Tokens | None = None,
     observers: Sequence[Observer] = (),
+    start: Start | None = None,
 ) -> FastAPI:
     """Make the application; it loads the bundles when a server starts it, and is live meanwhile.
 
@@ -70,6 +72,7 @@ def create_app(
         overload_status: Of HTTP, where there are too many requests: 503 or 429.
         tokens: One of which every request must bring, except those after the server's health.
         observers: Told of every request and batch, besides metrics and statistics.
+        start: See `Service`; `load` is then not called.
 
     Raises:
         InvalidInput: No bundle, or two of one name and version.
@@ -82,6 +85,7 @@ def create_app(
         limits=limits,
         repository=repository_path,
         observers=(statistics, metrics, live, alarms, *observers),
+        start=start,
     )
     metrics.watch(service, alarms.of)
     alarms.watch(service)

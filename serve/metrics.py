@@ -17,7 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from encas.bundle import Bundle
 from encas.gears import figures_of
 from encas.serve.alarms import DriftState
-from encas.serve.engine import BatchReport, Engine
+from encas.serve.engine import Answering, BatchReport
 from encas.serve.service import Event, Observer, Record, Service
 
 SHARED_FOLDER = (
@@ -201,7 +201,7 @@ class Metrics(Observer):
             self._pending.set(self._service.n_open)
             self._ready.set(self._service.ready)
 
-    def _show_gear(self, bundle: Bundle, engine: Engine) -> None:
+    def _show_gear(self, bundle: Bundle, engine: Answering) -> None:
         self._gear.labels(bundle.name).set(engine.gear)
         self._gear_shifts.labels(bundle.name).set(engine.n_shifts)
         if bundle not in self._shown:

@@ -9,11 +9,11 @@ from pathlib import Path
 from encas.bundle import Bundle, BundleFile
 from encas.errors import EncasError, InvalidInput
 from encas.files import read_model
-from encas.serve.engine import Engine
+from encas.serve.engine import Answering
 from encas.serve.refusals import NotReady, UnknownModel
 
 _NO_REPOSITORY = "this server has no repository; start it with --repository FOLDER"
-Start = Callable[[Bundle], Engine]  # opens a bundle for running
+Start = Callable[[Bundle], Answering]  # opens a bundle for running
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Model:
     """One version of a model."""
 
     bundle: Bundle
-    engine: Engine | None = None  # None while it is loading
+    engine: Answering | None = None  # None while it is loading
     failure: str | None = None
 
 
@@ -126,7 +126,7 @@ class Models:
         model = self._models.get(name, {}).get(version)
         return None if model is None else model.bundle
 
-    def engine(self, name: str, version: str | None = None) -> Engine:
+    def engine(self, name: str, version: str | None = None) -> Answering:
         """Return what runs a model.
 
         Raises:

@@ -24,8 +24,9 @@ from encas.runtime.session import sleeping_threads
 from encas.serve.app import create_app
 from encas.serve.connection import BoundedConnection, bounded
 from encas.serve.grpc_server import GrpcServer
+from encas.serve.limits import Limits
 from encas.serve.logs import RequestLog
-from encas.serve.models import newest_bundles
+from encas.serve.models import Start, newest_bundles
 from encas.serve.options import Address, Announce, Options
 from encas.serve.service import Control, Observer, Service
 from encas.serve.workers import supervise
@@ -50,12 +51,13 @@ _OTHER_FILES = 1024  # besides the connections of HTTP: those of gRPC, and what 
 _SETTLE_S = 0.05  # for what has reached an open connection, and was not read yet
 
 
-def serve(options: Options, announce: Announce) -> None:
+def serve(options: Options, announce: Announce, start: Start | None = None) -> None:
     """Serve bundles until SIGINT or SIGTERM.
 
     Args:
         options: What, where and how.
         announce: Told where the server is, once all models can be asked.
+        start: Finds who answers for a bundle, where that is not this process; only of one worker.
 
     Raises:
         InvalidInput: A bundle that is not whole, two of one name and version, a provider that does not work,
@@ -70,7 +72,7 @@ def serve(options: Options, announce: Announce) -> None:
         if options.workers > 1:
             supervise(options, listener, announce)
         else:
-            run_worker(options, listener, announce)
+            run_worker(options, listener, announce, start=start)
 
 
 def run_worker(
@@ -78,6 +80,7 @@ def run_worker(
     listener: socket.socket,
     announce: Announce,
     attach: Callable[[Service], Control] | None = None,
+    start: Start | None = None,
 ) -> None:
     """Serve in this process.
 
@@ -86,6 +89,7 @@ def run_worker(
         listener: Where HTTP is listened on.
         announce: As `serve`.
         attach: Says how models are loaded where other processes have to load them too.
+        start: As `serve`.
     """
     sleeping_threads(options.threads or max(1, usable_cores() // options.workers))
     failures: list[Exception] = []
@@ -105,13 +109,14 @@ def run_worker(
         observers.append(RequestLog())
     app = create_app(
         bundles,
-        load=lambda bundle: _warm_executor(bundle, options),
+        load=lambda bundle: warm_executor(bundle, options.provider, options.limits),
         loaded=loaded,
         limits=options.limits,
         repository_path=options.repository,
         overload_status=options.overload_status,
         tokens=options.tokens,
         observers=observers,
+        start=start,
     )
     app.state.service.models.lost |= lost
     if attach is not None:
@@ -160,13 +165,13 @@ def _bundles(options: Options) -> tuple[list[Bundle], dict[str, str]]:
     return bundles, lost
 
 
-def _warm_executor(bundle: Bundle, options: Options) -> CascadeExecutor:
+def warm_executor(bundle: Bundle, provider: str | None, limits: Limits) -> CascadeExecutor:
     """Open a bundle, and run it once, so that the first requests do not wait for memory and compilers."""
-    executor = open_executor(bundle, options.provider, limits=options.limits.images)
+    executor = open_executor(bundle, provider, limits=limits.images)
     try:
         for gear in (executor, *map(executor.geared, bundle.cheaper)):
             n_stages = len(gear.bundle.cascade.stages)
-            gear.warm_up(max(stage.max_batch_size for stage in options.limits.of(n_stages)))
+            gear.warm_up(max(stage.max_batch_size for stage in limits.of(n_stages)))
     except BaseException:
         executor.close()
         raise

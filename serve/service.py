@@ -16,7 +16,7 @@ from encas.serve.bodies import Bodies
 from encas.serve.engine import BatchReport, Engine, Outcome, Recheck, StageExecutor, Times
 from encas.serve.limits import Limits
 from encas.serve.model import Images, check_top, images_of, outputs_of
-from encas.serve.models import Models
+from encas.serve.models import Models, Start
 from encas.serve.protocol import InferRequest
 from encas.serve.refusals import FAILED, OK, ClientGone, Kind, Overloaded, ShuttingDown, kind_of
 from encas.serve.tensor import Tensor
@@ -107,6 +107,7 @@ class Service:
         repository: Path | None = None,
         observers: Sequence[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
+        start: Start | None = None,
     ) -> None:
         """Know the bundles; `models.load_all` opens them.
 
@@ -117,6 +118,7 @@ class Service:
             repository: Folder of bundles that may be loaded later.
             observers: Told what happens.
             clock: Seconds that only rise.
+            start: Finds who answers for a bundle, where that is not an engine of this process.
         """
         self._clock = clock
         self.limits = limits or Limits()
@@ -128,7 +130,7 @@ class Service:
         # Decoding lets go of the interpreter's lock; the networks have threads of their own.
         self.pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="encas-prepare")
 
-        def start(bundle: Bundle) -> Engine:
+        def here(bundle: Bundle) -> Engine:
             def report(ran: BatchReport) -> None:
                 for observer in self.observers:
                     observer.ran(bundle, ran)
@@ -142,7 +144,7 @@ class Service:
             recheck = Recheck(self.limits.recheck_share, rechecked)
             return Engine(load(bundle), stages, self.pool, report, policy=policy, recheck=recheck)
 
-        self.models = Models(bundles, start, repository)
+        self.models = Models(bundles, start or here, repository)
 
     @property
     def ready(self) -> bool:

@@ -4,6 +4,8 @@ The digits of scikit-learn (1,797 images of 8 x 8 pixels), and networks of one r
 output layer is fitted by ridge regression: real classifiers, of rising cost and accuracy.
 """
 
+import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -110,6 +112,18 @@ def _fit(images: NDArray[np.uint8], labels: NDArray[np.int64], hidden: int) -> N
     targets = np.where(np.eye(10)[labels] > 0, 8.0, 0.0)
     solution = np.linalg.solve(h1.T @ h1 + 1.0 * np.eye(hidden + 1), h1.T @ targets).astype(np.float32)
     return Network(f"hidden{hidden:03d}", w, b, solution[:-1], solution[-1])
+
+
+@pytest.fixture(scope="session")
+def ray_token() -> str:
+    """A token of this process for the clusters that it starts; Ray reads it once and keeps it.
+
+    Without one, Ray would write one into the home folder. Processes of our clusters have it in their
+    environment, by which tests tell them from others'.
+    """
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    return os.environ["RAY_AUTH_TOKEN"]
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -21,6 +22,7 @@ from encas.cli import (
     serve,
     setup,
 )
+from encas.cli.stores import copied
 from encas.errors import EncasError
 
 
@@ -46,6 +48,14 @@ class _Group(TyperGroup):
         )
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:
+        try:
+            with copied(sys.argv[1:] if args is None else args) as here:
+                return super().main(here, *rest, **more)
+        except EncasError as error:
+            print(f"encas: {error}", file=sys.stderr)  # noqa: T201
+            sys.exit(1)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -1,17 +1,16 @@
 """`encas experiment`: a whole published experiment by one command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
+from encas.cli.clusters import Ray, RayCommand, RayCores, cluster_of
 
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("experiment")(experiment)
+    app.command("experiment", cls=RayCommand)(experiment)
 
 
 def experiment(
@@ -33,13 +32,16 @@ def experiment(
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Of searches; the fronts stay the same.")
     ] = 1,
+    ray: Ray = None,
+    ray_cores: RayCores = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Run an experiment: transfers, joint runs, pools, searches over all seeds, test, figures, statistics.
 
     Every part is skipped when its result is there: stopped at any moment, the same command goes on, and with
     more --runs it adds some. Writes OUT/report.json, OUT/report.html and OUT/figures/. Files that are missing
-    are named at once, with where they are from and their licences.
+    are named at once, with where they are from and their licences. On a cluster the transfers, joint runs and
+    searches of all seeds run at the same time.
 
     Example: `encas experiment configs/experiments/cifar10.yml --data datasets --device cuda`
     """
@@ -49,7 +51,7 @@ def experiment(
     require("torch", "nat")
     require("pymoo", "search")
     require("scipy", "search")
-    from encas.export.memory import keep_freed_memory
+    from encas.memory import keep_freed_memory
     from encas.search.experiment.config import read_experiment
     from encas.search.experiment.report import report, tables
     from encas.search.experiment.run import Runner
@@ -60,9 +62,11 @@ def experiment(
     told = read_experiment(config)
     if runs is not None:
         told = told.model_copy(update={"runs": runs})
-    with phases(quiet=as_json) as phase:
+    with cluster_of(ray, ray_cores) as cluster, phases(quiet=as_json) as phase:
         place = out or Path("experiments") / config.stem
-        runner = Runner(told, config.parent, place, data, device, phase, workers, threads, print_note)
+        runner = Runner(
+            told, config.parent, place, data, device, phase, workers, threads, print_note, cluster
+        )
         runner.run()
     found = report(runner)
     if as_json:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from encas.cli.clusters import Ray, RayCommand, RayCores, cluster_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,7 +36,7 @@ def register(app: typer.Typer) -> None:
         help="Train and search supernetworks: `encas nat CONFIG`, or one of the commands below.",
         rich_markup_mode="markdown",
     )
-    nat.command("run")(run)
+    nat.command("run", cls=RayCommand)(run)
     nat.command("joint")(joint)
     nat.command("spaces")(spaces)
     nat.command("weights")(weights)
@@ -69,11 +71,14 @@ def run(
             help="Processes beside each that augment images, where that is strong.  [default: by the cores]",
         ),
     ] = None,
+    ray: Ray = None,
+    ray_cores: RayCores = None,
     as_json: Json = False,
 ) -> None:
     """Train and search a supernetwork for a data set, and record the best networks into a pool.
 
-    Stopped at any moment, the same command goes on and ends with the same networks.
+    Stopped at any moment, the same command goes on and ends with the same networks. On a cluster
+    candidates are calibrated and evaluated, and the networks recorded; training stays here.
 
     Example: `encas nat configs/nat/tiny_ofa_w1.0.yml --data . --pool cifar10`
     """
@@ -82,8 +87,8 @@ def run(
 
     require("torch", "nat")
     require("pymoo", "search")
-    from encas.export.memory import keep_freed_memory
     from encas.export.transfer import assist, transfer
+    from encas.memory import keep_freed_memory
     from encas.search.nat.config import read_config
     from encas.search.nat.processes import help_torchrun, rank_by_torchrun
 
@@ -97,7 +102,7 @@ def run(
     if rank_by_torchrun() > 0:
         help_torchrun(partial(assist, read, data=data, device=device, workers=workers), device)
         return
-    with phases(quiet=as_json) as phase:
+    with cluster_of(ray, ray_cores) as cluster, phases(quiet=as_json) as phase:
         made, reports = transfer(
             read,
             folder,
@@ -107,6 +112,7 @@ def run(
             phase=phase,
             processes=processes,
             workers=workers,
+            cluster=cluster,
         )
     if as_json:
         print_json({"pool": str(made.path), "reports": [report.model_dump() for report in reports]})
@@ -152,7 +158,7 @@ def joint(
 
     require("torch", "nat")
     require("pymoo", "search")
-    from encas.export.memory import keep_freed_memory
+    from encas.memory import keep_freed_memory
     from encas.search.joint.config import read_joint
     from encas.search.joint.run import joint as run_joint
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encas.cli.clusters import Ray, RayCommand, RayCores, cluster_of
 from encas.cli.member_table import members_as_json, print_members
-from encas.cli.numbers import BatchCommand
 
 if TYPE_CHECKING:
     from encas.export import MemberSpec
+    from encas.measurement import Measurements
     from encas.pool import Pool
 
 PoolPath = Annotated[Path, typer.Argument(metavar="POOL", help="Folder of the pool.")]
@@ -30,13 +31,13 @@ def register(app: typer.Typer) -> None:
     pool = typer.Typer(
         no_args_is_help=True, help="Make, fill and look at pools of networks.", rich_markup_mode="markdown"
     )
-    pool.command("record")(record)
+    pool.command("record", cls=RayCommand)(record)
     pool.command("import")(import_)
     pool.command("list")(list_)
     pool.command("check")(check)
     pool.command("merge")(merge)
     pool.command("quantize")(quantize)
-    pool.command("measure", cls=BatchCommand)(measure)
+    pool.command("measure", cls=RayCommand)(measure)
     app.add_typer(pool, name="pool")
 
 
@@ -90,6 +91,8 @@ def record(
     again: Annotated[
         bool, typer.Option("--again", help="Also members that are recorded, as after a change of weights.")
     ] = False,
+    ray: Ray = None,
+    ray_cores: RayCores = None,
     as_json: Json = False,
 ) -> None:
     """Record what networks answer for labelled images.
@@ -103,15 +106,18 @@ def record(
     from encas.data import open_images, read_classes
     from encas.errors import InvalidInput
     from encas.export import record
-    from encas.export.memory import keep_freed_memory
     from encas.export.source import read_preprocess
+    from encas.memory import keep_freed_memory
 
     if device not in ("cpu", "cuda"):
         raise InvalidInput(f"--device '{device}': must be cpu or cuda")
     specs = _specs(member or [], members, weights, name)
     keep_freed_memory()
     n = len(open_images(data).rows(rows))
-    with progress("recorded", n * len(specs), quiet=as_json) as advance:
+    with (
+        cluster_of(ray, ray_cores) as cluster,
+        progress("recorded", n * len(specs), quiet=as_json) as advance,
+    ):
         made = record(
             pool,
             specs,
@@ -124,6 +130,7 @@ def record(
             device=device,
             again=again,
             advance=advance,
+            cluster=cluster,
         )
     if as_json:
         print_json(members_as_json(made, [made.member(spec.member_name) for spec in specs]))
@@ -304,22 +311,38 @@ def measure(
         typer.Option("--member", metavar="NAME", help="Only this one; may be repeated."),
     ] = None,
     allow_code: AllowCode = False,
+    ray: Ray = None,
     as_json: Json = False,
 ) -> None:
     """Measure how long the members take on this machine in ONNX Runtime, and write it into the pool.
 
+    On a cluster: on each kind of machine that it has, while nothing else of Ray runs there.
+
     Example: `encas pool measure pool --provider cpu --batch 1 8 32`
     """
-    from encas.cli.output import print_json, print_line, print_measured, print_times, progress
-    from encas.export import measure_pool
+    from encas.cli.output import print_json, print_measured, progress
+    from encas.export import measure_pool, measure_pool_on
     from encas.export.latency import suited
     from encas.pool import Pool
     from encas.runtime.measure import DEFAULT_BATCHES
     from encas.runtime.session import choose_provider
 
-    opened = Pool.open(pool)
+    opened, batches = Pool.open(pool), sorted(set(batch or DEFAULT_BATCHES))
+    if ray is not None:
+        with cluster_of(ray) as cluster:
+            assert cluster is not None
+            made, all_found = measure_pool_on(
+                cluster, opened, member or (), batches, provider=provider, allow_code=allow_code
+            )
+        if as_json:
+            print_json([found.model_dump(mode="json") for found in all_found])
+            return
+        for found in all_found:
+            _print_measurements(found)
+        print_measured(made, all_found[0].machine.name, all_found[0].provider, batches[0])
+        return
     provider = choose_provider(provider)
-    names, batches = suited(opened, member or (), provider), sorted(set(batch or DEFAULT_BATCHES))
+    names = suited(opened, member or (), provider)
     with progress("measuring", len(names) * (1 + len(batches)), quiet=as_json) as advance:
         made, found = measure_pool(
             opened, names, batches, provider=provider, allow_code=allow_code, advance=advance
@@ -327,9 +350,15 @@ def measure(
     if as_json:
         print_json(found)
         return
+    _print_measurements(found)
+    print_measured(made, found.machine.name, found.provider, batches[0])
+
+
+def _print_measurements(found: "Measurements") -> None:
+    from encas.cli.output import print_line, print_times
+
     print_line(f"{found.machine.name}, {found.provider}, ONNX Runtime {found.machine.onnxruntime}")
     print_times([found])
-    print_measured(made, found.machine.name, found.provider, batches[0])
 
 
 def _specs(

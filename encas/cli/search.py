@@ -1,5 +1,6 @@
 """`encas search`."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encas.cli.clusters import Ray, RayCommand, cluster_of
 from encas.cli.numbers import mmacs
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from encas.pool import Pool
     from encas.search.device.cascades import Advance
     from encas.search.device.run import SearchOn
+    from encas.search.seeds import Settings
 
 _SHOWN = 8  # rows of a front that fit a glance
 
@@ -24,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("search")(search)
+    app.command("search", cls=RayCommand)(search)
 
 
 def search(
@@ -58,6 +61,9 @@ def search(
         int, typer.Option(help="Budget: different genotypes that are asked for, as the papers count.")
     ] = 600_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same front.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Search with so many seeds, from --seed on, into FRONT/seed-N each.")
+    ] = 1,
     workers: Annotated[int, typer.Option(help="How many evaluate at a time; the front stays the same.")] = 1,
     seed_singles: Annotated[
         bool, typer.Option("--seed-singles", help="Start from the members on their own; the paper does not.")
@@ -82,6 +88,7 @@ def search(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run the Python functions that torch: members name.")
     ] = False,
+    ray: Ray = None,
     as_json: Json = False,
 ) -> None:
     """Search a pool for cascades that trade accuracy against cost.
@@ -93,10 +100,29 @@ def search(
     """
     from encas import Pool
     from encas.cli.output import print_json, print_line, print_next, print_note, progress
+    from encas.errors import InvalidInput
     from encas.search import search as search_pool
     from encas.search.refine import SWEEP
 
     opened = Pool.open(pool)
+    if seeds > 1 or ray is not None:
+        from encas.search.seeds import Settings
+
+        if refine_on_device:
+            raise InvalidInput("--refine-on-device runs one search here; leave out --seeds and --ray")
+        settings = Settings(
+            evaluations,
+            algorithm,  # type: ignore[arg-type]  # checked behind the door
+            objective,
+            max_stages,
+            split,
+            report_fraction,
+            seed_singles,
+            refine_thresholds,
+            workers,
+        )
+        _search_seeds(opened, range(seed, seed + seeds), out, settings, ray, as_json=as_json)
+        return
     if refine_on_device:
         from encas.search.device.run import Device
 
@@ -134,6 +160,38 @@ def search(
     )
     wish = f"{front.figures(_middle(front).cascade).accuracy - 5e-5:.4f}"
     print_next("encas pick", out, "--min-accuracy", wish, "-o", "cascade.json")
+
+
+def _search_seeds(
+    pool: "Pool", seeds: Sequence[int], out: Path, settings: "Settings", ray: str | None, *, as_json: bool
+) -> None:
+    """Search with several seeds, and say what each has found."""
+    from encas.cli.output import print_json, print_next, print_table, progress
+    from encas.search.seeds import search_seeds
+
+    with (
+        cluster_of(ray) as cluster,
+        progress("search", len(seeds) * settings.evaluations, quiet=as_json) as advance,
+    ):
+        fronts = search_seeds(pool, seeds, out, settings, cluster=cluster, progress=advance)
+    if as_json:
+        print_json([front.file.model_dump(mode="json") for front in fronts])
+        return
+    rows = []
+    for front in fronts:
+        figures = [front.figures(one.cascade) for one in front.candidates]
+        best = max(figures, key=lambda found: found.accuracy)
+        rows.append(
+            [
+                str(front.path),
+                str(len(front.candidates)),
+                f"{best.accuracy:.2%}",
+                mmacs(best.macs),
+                f"{front.file.seconds:.1f}",
+            ]
+        )
+    print_table(["front", "cascades", "most accurate", "MMACs", "seconds"], rows)
+    print_next("encas plot", *(front.path for front in fronts), "-o", out / "fronts.png")
 
 
 def _refined(front: "Front", pool: "Pool", n: int, searching: "SearchOn", *, allow_code: bool) -> "Front":

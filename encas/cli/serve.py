@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encas.cli.clusters import Ray, RayCommand, cluster_of
+
 if TYPE_CHECKING:
-    from encas.serve.options import Address, Options
+    from encas.serve.options import Address, Announce, Options
     from encas.serve.scheduler import StageLimits
 
 
@@ -94,6 +96,11 @@ def serve_bundles(
         float, typer.Option(min=1, help="How long accepted requests may take when the server is to stop.")
     ] = 30.0,
     log_requests: Annotated[bool, typer.Option(help="One line of JSON on stderr for every request.")] = False,
+    ray: Ray = None,
+    replicas: Annotated[
+        str, typer.Option(help="On the cluster: of each bundle; 1-8: as many as the requests need.")
+    ] = "1",
+    replica_cores: Annotated[int, typer.Option(min=1, help="Of each replica.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Say in JSON where the server is.")] = False,
 ) -> None:
     r"""Serve bundles over HTTP and gRPC (Open Inference Protocol), until Ctrl-C or SIGTERM.
@@ -155,7 +162,32 @@ def serve_bundles(
         threads=threads,
     )
     _warn_of_open_doors(options)
-    serve(options, _announce_json if as_json else _announce)
+    announce = _announce_json if as_json else _announce
+    if ray is None:
+        serve(options, announce)
+        return
+    _serve_on(ray, options, announce, replicas, replica_cores)
+
+
+def _serve_on(ray: str, options: "Options", announce: "Announce", replicas: str, cores: int) -> None:
+    """Serve from here what replicas on a cluster answer."""
+    from encas.errors import InvalidInput, require
+    from encas.serve import serve
+
+    least, _, most = replicas.partition("-")
+    if not (least.isdigit() and (most or least).isdigit() and 1 <= int(least) <= int(most or least)):
+        raise typer.BadParameter(f"{replicas!r}: must be as 2 or 1-8", param_hint="--replicas")
+    if options.workers > 1 or options.repository is not None:
+        raise InvalidInput("--ray: replicas take the place of --workers, and only named bundles are served")
+    require("ray", "ray")
+    from encas.serve.ray_app import Replicas, deployed
+
+    with cluster_of(ray) as cluster:
+        assert cluster is not None
+        gpus = int(options.provider not in (None, "cpu"))
+        wanted = Replicas(least=int(least), most=int(most or least), cores=cores, gpus=gpus)
+        with deployed(cluster, options.paths, wanted, options.provider, options.limits) as there:
+            serve(options, announce, there.start)
 
 
 def _warn_of_open_doors(options: "Options") -> None:
@@ -209,4 +241,4 @@ def _announce_json(address: "Address") -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("serve")(serve_bundles)
+    app.command("serve", cls=RayCommand)(serve_bundles)

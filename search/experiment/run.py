@@ -13,16 +13,17 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from encas.cluster import Cluster
 from encas.errors import InvalidInput
 from encas.export.merger import merge
 from encas.export.recorder import record
-from encas.export.source import MemberSpec, read_members
+from encas.export.source import read_members
 from encas.export.transfer import pretrain, transfer
 from encas.files import read_model, write_model
 from encas.front import Front
@@ -38,6 +39,7 @@ from encas.search.nat.transfer import Phase
 from encas.search.run import search
 
 Note = Callable[[str], None]
+Part = tuple[str, int]  # its name, and the run
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Runner:
     workers: int = 0  # of augmentation
     threads: int = 1  # of searches
     note: Note = lambda _text: None
+    cluster: Cluster | None = None  # whose machines find all folders by the same paths
 
     def run(self) -> list[Result]:
         """Do what is not done yet.
@@ -62,13 +65,17 @@ class Runner:
         """
         check_needed(self.experiment, self.folder, self.data)
         self._keep_config()
+        runs = range(self.experiment.runs)
         makers = [*self.experiment.nat, *self.experiment.joint, *self.experiment.pools]
-        for run in range(self.experiment.runs):
-            for name in makers:
-                self._result(name, run, self._made)
-        for run in range(self.experiment.runs):
-            for name in self.experiment.searches:
-                self._result(name, run, self._searched)
+        made = [(name, run) for run in runs for name in makers]
+        searched = [(name, run) for run in runs for name in self.experiment.searches]
+        if self.cluster is not None:  # what several parts share is made here
+            self._results([(name, run) for name, run in made if name in self.experiment.pools])
+        self._results(made, self.cluster)
+        if self.cluster is not None:
+            for name, run in searched:
+                self._pool_of(self.experiment.searches[name], run)
+        self._results(searched, self.cluster)
         return self.results()
 
     def results(self) -> list[Result]:
@@ -91,11 +98,25 @@ class Runner:
 
     # --- parts ---
 
-    def _result(self, name: str, run: int, make: Callable[[str, int], Result]) -> None:
-        file = self._file(name, run)
-        if not file.exists():
-            self.note(f"run {run + 1} of {self.experiment.runs}: {name}")
-            write_model(file, make(name, run))
+    def _results(self, parts: Sequence[Part], cluster: Cluster | None = None) -> None:
+        """Do parts that have no result yet, and write what comes of them."""
+        todo = [part for part in parts if not self._file(*part).exists()]
+        if cluster is None:
+            for name, run in todo:
+                self.note(f"run {run + 1} of {self.experiment.runs}: {name}")
+                write_model(self._file(name, run), self.done(name, run))
+        elif todo:
+            places = {name: getattr(self, name).absolute() for name in ("folder", "out", "data")}
+            there = replace(self, **places, phase=_no_phase, note=_no_note, cluster=None)
+            for which, found in cluster.run(_done, there, todo, cluster.need(self.device)):
+                name, run = todo[which]
+                write_model(self._file(name, run), found)
+                self.note(f"run {run + 1} of {self.experiment.runs}: {name} is done")
+
+    def done(self, name: str, run: int) -> Result:
+        """Do a part, or what of it is not done yet."""
+        make = self._searched if name in self.experiment.searches else self._made
+        return make(name, run)
 
     def _made(self, name: str, run: int) -> Result:
         started_s, seed = time.monotonic(), self.experiment.seed + run
@@ -180,7 +201,16 @@ class Runner:
             self.note(text)
         for split, images in zip(told.splits, (told.val, told.test), strict=True):
             advance = self.phase(f"recording {split}", len(specs))
-            _record(place, specs, self.data / images.path, split, images.rows, self.device, advance)
+            record(
+                place,
+                specs,
+                self.data / images.path,
+                split=split,
+                rows=images.rows,
+                device=self.device,
+                advance=advance,
+                cluster=self.cluster,
+            )
         return Pool.open(place)
 
     def _begin(self, nat: NatConfig, file: Path) -> None:
@@ -243,16 +273,17 @@ def _each(nat: NatConfig) -> list[NatConfig]:
     return [alone.model_copy(update={"space": space}) for space in spaces]
 
 
-def _record(
-    place: Path,
-    specs: Sequence[MemberSpec],
-    data: Path,
-    split: str,
-    rows: str,
-    device: str,
-    advance: Callable[[int, str], None],
-) -> None:
-    record(place, specs, data, split=split, rows=rows, device=device, advance=advance)
+def _done(runner: Runner, part: Part) -> Result:
+    """Be a job."""
+    return runner.done(*part)
+
+
+def _no_phase(_name: str, _steps: int) -> Callable[[int, str], None]:
+    return lambda _done, _words: None
+
+
+def _no_note(_text: str) -> None:
+    """Say nothing."""
 
 
 def _but_what_adds(experiment: Experiment) -> Experiment:

@@ -16,7 +16,7 @@ Where several supernetworks are searched as one population, files of weights end
 """
 
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from encas.cluster import Cluster
 from encas.errors import InvalidInput
 from encas.files import FileModel, read_model, write_bytes, write_model
 from encas.search.nat import candidates
@@ -37,6 +38,7 @@ from encas.search.nat.picture import draw
 from encas.search.nat.population import Genes, Population, mixed, numbers, texts
 from encas.search.nat.predictor import Predictor
 from encas.search.nat.recipes import Plain, Recipe
+from encas.search.nat.spread import Chosen, judged_on
 from encas.search.nat.start import recipe_of
 from encas.search.nat.supernet import Supernet
 from encas.search.nat.team import ALONE, Team
@@ -68,6 +70,7 @@ class Transfer:
     device: str = "cpu"
     phase: Phase = lambda _name, _steps: lambda _done, _words: None
     team: Team = ALONE  # trains together; all else is done by the first process
+    cluster: Cluster | None = None  # evaluates candidates; None: this process does
 
     @cached_property
     def population(self) -> Population:
@@ -278,9 +281,9 @@ class Transfer:
         found: dict[str, Evaluation] = {}
         archs = {genes: self.population.arch(numbers(genes)) for genes in chosen.genes}
         # One resolution after the other: images are kept for some of them only.
-        for genes in sorted(archs, key=lambda genes: archs[genes][1].resolution):
-            which, arch = archs[genes]
-            error, macs = self.judge.objectives(supernets[which], arch)
+        order = sorted(archs, key=lambda genes: archs[genes][1].resolution)
+        for row, (error, macs) in self._judged(supernets, [archs[genes] for genes in order]):
+            genes = order[row]
             found[genes] = Evaluation(genes=genes, error=error, macs=macs)
             advance(1, f"accuracy {1 - error:.3f} at {macs / 1e6:.4g} MMACs")
         evaluated = Evaluated(
@@ -290,6 +293,16 @@ class Transfer:
         )
         write_model(place / "evaluated.json", evaluated)
         return evaluated
+
+    def _judged(
+        self, supernets: Sequence[Supernet], chosen: Sequence[Chosen]
+    ) -> Iterator[tuple[int, tuple[float, int]]]:
+        """Yield the place of each candidate with its error and its MACs."""
+        if self.cluster is not None:
+            yield from judged_on(self.cluster, self.judge, supernets, chosen, self.device)
+            return
+        for row, (which, arch) in enumerate(chosen):
+            yield row, self.judge.objectives(supernets[which], arch)
 
     def fine_tuned(self, iteration: int, which: int, supernet: Supernet, chosen: Candidates) -> None:
         """Load the weights after this iteration's training, or train them."""

@@ -69,6 +69,26 @@ def test_what_search_says_to_do_next_works(run: Run, pool_path: Path, tmp_path: 
     assert (tmp_path / "cascade.json").exists()
 
 
+def test_several_seeds_go_into_folders_of_their_own_and_are_not_searched_again(
+    run: Run, pool_path: Path, tmp_path: Path
+) -> None:
+    words = ("search", "--pool", pool_path, "--out", tmp_path / "f", "--evaluations", 300, "--seed", 4)
+    code, out, _ = run(*words, "--seeds", 2)
+    assert code == 0 and out.splitlines()[-1].startswith("next: encas plot ")
+    fronts = [tmp_path / "f/seed-4", tmp_path / "f/seed-5"]
+    assert [Front.open(place).file.seed for place in fronts] == [4, 5]
+    run("search", "--pool", pool_path, "--out", tmp_path / "one", "--evaluations", 300, "--seed", 5)
+    assert Front.open(fronts[1]).candidates == Front.open(tmp_path / "one").candidates
+    before = [(place / "front.json").stat().st_mtime_ns for place in fronts]
+    assert run(*words, "--seeds", 3)[0] == 0
+    assert [(place / "front.json").stat().st_mtime_ns for place in fronts] == before
+    # Another search is searched anew.
+    assert run(*words, "--seeds", 2, "--max-stages", 2)[0] == 0
+    assert Front.open(fronts[0]).file.settings["max_stages"] == 2
+    code, _, err = run(*words, "--seeds", 2, "--refine-on-device", 3)
+    assert code == 1 and "--refine-on-device runs one search here" in err
+
+
 def test_search_in_json_is_the_front(run: Run, pool_path: Path, tmp_path: Path) -> None:
     code, out, _ = run(
         "search", "--pool", pool_path, "--out", tmp_path / "f", "--evaluations", 300, "--seed", 2, "--json"

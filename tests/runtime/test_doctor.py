@@ -92,7 +92,7 @@ def test_one_build_of_onnx_runtime_is_advised_and_none_where_there_is_one(tmp_pa
         )
         return [extra.name for extra in report.to_install()]
 
-    assert advice() == ["base", "search", "export", "nat", "cpu", "fast", "serve", "ray", "demo"]
+    assert advice() == ["base", "search", "export", "nat", "cpu", "fast", "serve", "ray", "store", "demo"]
     assert "gpu" in advice("NVIDIA H200") and "cpu" not in advice("NVIDIA H200")
     with_cpu = advice(onnxruntime="1.32.0", pillow="13.0.0", simplejpeg="1.9.0", psutil="7.2.2")
     assert "cpu" not in with_cpu and "gpu" not in with_cpu

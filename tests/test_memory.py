@@ -6,7 +6,7 @@ import pytest
 CODE = """
 import resource, sys
 import numpy as np
-from encas.export.memory import keep_freed_memory
+from encas.memory import keep_freed_memory
 
 if sys.argv[1] == "keep" and not keep_freed_memory():
     print("cannot")
