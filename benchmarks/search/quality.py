@@ -224,21 +224,20 @@ def report(results: Path) -> None:
             cells = {pool: column(found, pool, budget, split) for pool in pools}
             for name in (*CHANCY, *CERTAIN):
                 print(f"| {name} | {' | '.join(cells[pool].get(name, '') for pool in pools)} |")
-    tempered = [pool for pool in pools if pool + TEMPERED in pools]
-    for pool in tempered:
-        compare_tempered(found, pool)
+    for pool in pools:
+        if pool + TEMPERED in pools:
+            compare_tempered(found, pool)
 
 
 def compare_tempered(found: dict[tuple[str, str, str], list[Result]], pool: str) -> None:
     """Print how likely it is by chance that variants with a temperature bring so much."""
+    of_both = [found[name, REFINED, "evaluations"] for name in (pool + TEMPERED, pool)]
+    pairs = list(zip(*of_both, strict=False))  # the seeds that there are of both
     for split in SPLITS:
-        with_them, without = (
-            [one.volume(split) for one in found[name, REFINED, "evaluations"]]
-            for name in (pool + TEMPERED, pool)
-        )
+        with_them, without = ([one.volume(split) for one in some] for some in zip(*pairs, strict=True))
         print(
             f"\n{pool}, {split}: {np.median(without):.4f}, with temperatures {np.median(with_them):.4f}, "
-            f"higher in {np.greater(with_them, without).sum()} of {len(without)} seeds, "
+            f"higher in {np.greater(with_them, without).sum()} of {len(pairs)} seeds, "
             f"p {p_value(with_them, without):.2g}"
         )
 
@@ -246,7 +245,7 @@ def compare_tempered(found: dict[tuple[str, str, str], list[Result]], pool: str)
 def grids(folders: Sequence[Path]) -> None:
     """Print where grids of each budget are not dominated by fronts of each budget."""
     every_found = [every(folder) for folder in folders]
-    pools = sorted({pool for found in every_found for pool, name, _ in found if name == REFINED})
+    pools = sorted({pool for found in every_found for pool, name, _ in found if name == CERTAIN[1]})
     print("| front | evaluations | grid | evaluations | " + " | ".join(pools) + " |")
     print("|---" * (len(pools) + 4) + "|")
     for found in every_found:
@@ -274,7 +273,8 @@ def compare_grid(
         n, worst = np.array([undominated(np.array(one.points["val"]), points) for one in fronts]).T
         cells.append(f"{np.median(n):g} (at most {n.max():.0f}) of {len(points)}, {worst.max():.3f}")
         budgets = [fronts[0].evaluations, wanted[0].evaluations]
-    print(f"| {name} | {budgets[0]:,} | {grid} | {budgets[1]:,} | {' | '.join(cells)} |")
+    if any(cells):
+        print(f"| {name} | {budgets[0]:,} | {grid} | {budgets[1]:,} | {' | '.join(cells)} |")
 
 
 def column(
@@ -313,7 +313,8 @@ def draw(results: Path, picture: Path) -> None:
     }
     pools = sorted({pool for pool, _, _ in found})
     pools = [pool for pool in pools if all((pool, name, "evaluations") in found for name in shown)]
-    figure, axes = plt.subplots(2, 2, figsize=(12, 9), dpi=100, layout="constrained")
+    rows = max(1, -(-len(pools) // 2))
+    figure, axes = plt.subplots(rows, 2, figsize=(12, 0.5 + 4.5 * rows), dpi=100, layout="constrained")
     for axis in axes.flat[len(pools) :]:
         axis.set_axis_off()
     for axis, pool in zip(axes.flat, pools, strict=False):
