@@ -42,12 +42,13 @@ class Outputs(FileModel):
 
 
 class Variant(FileModel):
-    """How a member was made out of another one, see `encas pool quantize`."""
+    """How a member was made out of another one, see `encas pool quantize` and `encas pool temper`."""
 
     of: str  # the member whose network it was
     sha256: str | None = None  # of the file that its weights came from
     calibration: int = Field(default=0, ge=0)  # images that the ranges of an int8 network come from
-    split: str | None = None  # where they are from
+    split: str | None = None  # where they are from, or where the temperature is
+    temperature: float | None = Field(default=None, gt=0)  # that its logits are divided by
 
 
 class Member(FileModel):

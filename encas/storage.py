@@ -81,6 +81,7 @@ class Copy:
             found = self.system.find(self.root, detail=True)
             there = {name.removeprefix(self.root).lstrip("/"): info for name, info in found.items()}
             for name, info in there.items():
+                self._check_inside(name)
                 file, version = self._here(name), _version(info)
                 if file.is_file() and name in state and state[name][0] == version:
                     continue
@@ -129,6 +130,11 @@ class Copy:
                 f"{self.url}/{name}: was written by somebody else meanwhile; the same command fetches that "
                 "and goes on"
             )
+
+    def _check_inside(self, name: str) -> None:
+        """Refuse names that would be written outside the copy: a store takes any."""
+        if ".." in name.split("/"):
+            raise InvalidInput(f"{self.url}/{name}: is a name that no folder can have; remove it from the store")
 
     def _here(self, name: str) -> Path:
         return self.path / name if name else self.path

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from encas.export.recorder import record
     from encas.export.single_file import add_single_file, write_single_file
     from encas.export.source import MemberSpec, Network, open_network
+    from encas.export.temperature import temper
     from encas.export.variants import quantize
     from encas.export.web import write_page
 
@@ -27,6 +28,7 @@ _HOMES = {
     "open_network": "encas.export.source",
     "quantize": "encas.export.variants",
     "record": "encas.export.recorder",
+    "temper": "encas.export.temperature",
     "write_kserve": "encas.export.leaving",
     "write_page": "encas.export.web",
     "write_ray_serve": "encas.export.leaving",
@@ -46,6 +48,7 @@ __all__ = [
     "open_network",
     "quantize",
     "record",
+    "temper",
     "write_kserve",
     "write_page",
     "write_ray_serve",

@@ -176,6 +176,34 @@ def with_softmax(model: ModelProto, place: str) -> ModelProto:
     return changed
 
 
+def with_temperature(model: ModelProto, temperature: float, place: str) -> ModelProto:
+    """Return a copy that divides what comes into its last softmax.
+
+    Raises:
+        InvalidInput: It does not end in a softmax, or that computes in something else than float32.
+    """
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    nodes = changed.graph.node
+    makers = {name: number for number, node in enumerate(nodes) for name in node.output}
+    name = class_output(changed, place).name
+    while name in makers and nodes[makers[name]].op_type in _SAME_NUMBERS:
+        name = nodes[makers[name]].input[0]
+    if name not in makers or nodes[makers[name]].op_type != "Softmax" or precision_of(model) == "fp16":
+        raise InvalidInput(
+            f"{place}: must end in a softmax in float32 to be given a temperature; leave it as it is"
+        )
+    number = makers[name]
+    scaled = f"{nodes[number].input[0]}_tempered"
+    factor = numpy_helper.from_array(np.array(1 / temperature, np.float32), f"{scaled}_by")
+    changed.graph.initializer.append(factor)
+    nodes.insert(
+        number, helper.make_node("Mul", [nodes[number].input[0], factor.name], [scaled], name=scaled)
+    )
+    nodes[number + 1].input[0] = scaled
+    return changed
+
+
 def n_softmaxes_at_end(model: ModelProto, place: str) -> int:
     """Count the softmaxes between the output and the last node that computes anything else."""
     makers = {name: node for node in model.graph.node for name in node.output}

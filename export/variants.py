@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def quantize(
 
     Args:
         pool: Their ONNX files go into its folder `variants`.
-        names: Members in fp32; by default all that are.
+        names: Members in fp32; by default all that are, but for those with a temperature.
         precision: "int8" (ranges told from images) or "fp16" (for GPUs).
         calibration: Images that the ranges of activations come from, evenly spread over the split.
         split: Where they are from: what is searched on, never what is reported on.
@@ -61,10 +61,10 @@ def quantize(
     if precision not in ("int8", "fp16"):
         raise InvalidInput(f"precision '{precision}': must be int8 or fp16")
     require("onnxruntime", "cpu")
-    members = [_checked(pool, name) for name in dict.fromkeys(names or _usual(pool))]
+    members = [_checked(pool, name) for name in dict.fromkeys(names or originals(pool))]
     if not members:
         raise InvalidInput(f"{pool.path}: has no members in fp32 to make variants of")
-    images = _at_hand(pool)
+    images = at_hand(pool)
     chosen = _calibration(images, split, calibration, pool) if precision == "int8" else None
     n, of = (0, None) if chosen is None else (len(chosen), split)
     specs, variants, made = [], {}, set()
@@ -74,12 +74,25 @@ def quantize(
             pool.path / "variants" / f"{name}.onnx",
             Variant(of=member.name, calibration=n, split=of, sha256=member.sha256),
         )
-        if not _is_made(pool, name, file, variants[name]):
+        if not is_made(pool, name, file, variants[name]):
             _make(pool, member, file, chosen, allow_code=allow_code)
             made.add(name)
         advance(1, f"made {name}")
         specs.append(MemberSpec(source=f"onnx:{file}", name=name, preprocess=member.preprocess))
-    for which in images:
+    answer(pool, specs, images, made, device, advance)
+    return noted(Pool.open(pool.path), variants)
+
+
+def answer(
+    pool: Pool,
+    specs: Sequence[MemberSpec],
+    splits: Iterable[str],
+    made: Container[str],
+    device: str,
+    advance: Advance,
+) -> None:
+    """Record variants on splits whose images are at hand; those that were `made` now are recorded anew."""
+    for which in splits:
         data = pool.split(which).data
         assert data is not None  # or its images would not be at hand
         for again in (True, False):
@@ -93,14 +106,18 @@ def quantize(
                 again=again,
                 advance=advance,
             )
-    pool = Pool.open(pool.path)
+
+
+def noted(pool: Pool, variants: Mapping[str, Variant]) -> Pool:
+    """Note how each of these members was made."""
     for name, variant in variants.items():
         pool = pool.with_variant(name, variant)
     return pool
 
 
-def _usual(pool: Pool) -> list[str]:
-    return [member.name for member in pool.file.members if member.precision == "fp32"]
+def originals(pool: Pool) -> list[str]:
+    """Name the members in fp32 that are no variants of others."""
+    return [m.name for m in pool.file.members if m.precision == "fp32" and m.variant is None]
 
 
 def _checked(pool: Pool, name: str) -> Member:
@@ -110,7 +127,7 @@ def _checked(pool: Pool, name: str) -> Member:
     return member
 
 
-def _at_hand(pool: Pool) -> dict[str, LabelledImages]:
+def at_hand(pool: Pool) -> dict[str, LabelledImages]:
     """Find the images of every split whose images are still where they were recorded."""
     found = {name: recorded_images(pool, name) for name in pool.file.splits}
     at_hand = {name: images for name, images in found.items() if images is not None}
@@ -147,7 +164,7 @@ def _calibration(images: Mapping[str, LabelledImages], split: str, n: int, pool:
     return images[split].take(rows)
 
 
-def _is_made(pool: Pool, name: str, file: Path, variant: Variant) -> bool:
+def is_made(pool: Pool, name: str, file: Path, variant: Variant) -> bool:
     """Whether a variant is there, made in the same way of the same network.
 
     Raises:

@@ -8,9 +8,10 @@ their mixing steps together, step i of every solution before step i + 1 of any. 
 population as it was when the generation began, so this changes only the order in which the shared archive
 hears of new points.
 
-For genes whose values have an order two things are added (docs/search.md tells what they bring): half of the
-donors are members of the archive that are near in the objective space, and half of the steps that copy a
-single gene move it to a value close by instead.
+For genes whose values have an order three things are added (docs/search.md tells what they bring): half of
+the donors are members of the archive that are near in the objective space, half of the steps that copy a
+single gene move it to a value close by instead, and half of all evaluations are of children of the archive
+(`encas.search.children`).
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -22,8 +23,10 @@ from numpy.typing import NDArray
 
 from encas.search.algorithm import Genomes, Objectives, random_genomes
 from encas.search.archive import Archive, Verdict
+from encas.search.children import children
 from encas.search.clusters import Clusters, cluster
 from encas.search.linkage import linkage_tree, mutual_information
+from encas.search.near import FAR, Alphabets, nearest
 
 FIRST_SIZE = 8
 FIRST_CLUSTERS = 3
@@ -31,7 +34,8 @@ GENERATIONS_PER_LARGER_ONE = 2
 FROM_ARCHIVE = 0.5  # of the donors
 NEAR = 20  # so many members of the archive may be a solution's donors
 MOVED = 0.5  # of the steps of single genes
-_FAR = 3.0  # standard deviation of such a move, in places of the gene's alphabet
+OF_CHILDREN = 0.5  # of all evaluations
+_AT_ONCE = 64  # children, at most
 
 # Yields genomes to evaluate, and is sent their objectives.
 Steps = Generator[Genomes, Objectives, None]
@@ -70,8 +74,9 @@ class MoGomea:
         loosened: Writes (p, g) canonical genomes in another form of the same meaning, by chance. Before every
             step solutions are brought into such a form, from which other genomes are one gene away.
         alphabets: For each gene its values in an order in which neighbours are alike. Where they are given,
-            solutions also mix with the archive near them, and single genes move to values close by. This is
-            an addition to the paper; for genes without an order (and deceptive problems) it is in the way.
+            solutions also mix with the archive near them, single genes move to values close by, and the
+            archive has children. These are additions to the paper; for genes without an order (and deceptive
+            problems) they are in the way.
         tolerance: Smaller differences of an objective do not count.
         archive_size: About how many points the archive holds at most.
     """
@@ -98,7 +103,7 @@ class MoGomea:
         self._seeds = np.empty((0, len(self._n_values)), np.intp) if seeds is None else seeds
         self._canonical = canonical
         self._loosened = loosened
-        self._alphabets = None if alphabets is None else _Alphabets.of(self._n_values, alphabets)
+        self._alphabets = None if alphabets is None else Alphabets.of(self._n_values, alphabets)
         self._tolerance = tolerance
         self.archive = Archive(
             len(self._n_values), n_objectives, tolerance=tolerance, target_size=archive_size
@@ -130,10 +135,24 @@ class MoGomea:
             self.archive.offer(self._seeds, objectives)
         while True:
             p = 0
-            yield from self._advance(p)
+            yield from self._turn(p)
             while self.populations[p].generations % GENERATIONS_PER_LARGER_ONE == 0:
                 p += 1
-                yield from self._advance(p)
+                yield from self._turn(p)
+
+    def _turn(self, p: int) -> Steps:
+        """Let population p live one generation, then evaluate children of the archive."""
+        n, steps = 0, self._advance(p)
+        try:
+            asked = next(steps)
+            while True:
+                n += len(asked)
+                objectives = yield asked
+                asked = steps.send(objectives)
+        except StopIteration:
+            pass
+        if self._alphabets is not None:
+            yield from self._children(self._alphabets, round(n * OF_CHILDREN / (1 - OF_CHILDREN)))
 
     def _advance(self, p: int) -> Steps:
         """Let population p live one generation; its first is to come into being."""
@@ -142,6 +161,16 @@ class MoGomea:
             self.populations.append(population)
         else:
             yield from self._generation(self.populations[p])
+
+    def _children(self, alphabets: Alphabets, n: int) -> Steps:
+        """Offer up to n children to the archive; populations hear of them through it only."""
+        while n > 0:
+            some = min(n, _AT_ONCE)
+            genomes = children(self.archive, alphabets, some, self._rng, self._canonical, self._loosened)
+            n -= some
+            if len(genomes):
+                objectives = yield genomes
+                self.archive.offer(genomes, objectives)
 
     def _start(self, p: int) -> Generator[Genomes, Objectives, Population]:
         genomes = random_genomes(FIRST_SIZE * 2**p, self._n_values, self._rng)
@@ -274,36 +303,6 @@ class MoGomea:
         return verdict
 
 
-@dataclass(frozen=True)
-class _Alphabets:
-    """In which order the values of each gene stand; v is the size of the largest alphabet."""
-
-    n_values: NDArray[np.intp]  # (g,)
-    values: NDArray[np.intp]  # (g, v) by place
-    places: NDArray[np.intp]  # (g, v) by value
-
-    @classmethod
-    def of(cls, n_values: NDArray[np.intp], rows: Sequence[NDArray[np.intp]]) -> "_Alphabets":
-        values, places = np.zeros((2, len(n_values), n_values.max()), np.intp)
-        for gene, row in enumerate(rows):
-            if not np.array_equal(np.sort(row), np.arange(n_values[gene])):
-                raise ValueError(f"alphabet of gene {gene}: must hold each of 0 .. {n_values[gene] - 1} once")
-            values[gene, : len(row)], places[gene, : len(row)] = row, np.argsort(row)
-        return cls(n_values, values, places)
-
-    def moved(self, genomes: Genomes, genes: NDArray[np.intp], by: NDArray[np.float64]) -> Genomes:
-        """Move one gene of each of n genomes by some places, at least by one; the ends throw back."""
-        rows, moved = np.arange(len(genomes)), genomes.copy()
-        last = self.n_values[genes] - 1
-        away = np.copysign(np.ceil(np.abs(by)), by).astype(np.intp)
-        here = self.places[genes, genomes[rows, genes]]
-        there = np.abs(here + away)
-        there = np.clip(np.where(there > last, 2 * last - there, there), 0, last)
-        # Of two values the other one.
-        moved[rows, genes] = self.values[genes, np.where(last == 1, 1 - here, there)]
-        return moved
-
-
 @dataclass
 class _Offspring:
     """What a population's solutions are becoming during a generation."""
@@ -336,12 +335,12 @@ class _Near:
         archive: (n, q) places of each solution's nearest members of the archive in the source.
     """
 
-    alphabets: _Alphabets
+    alphabets: Alphabets
     source: Genomes
     archive: NDArray[np.intp]
 
     @classmethod
-    def of(cls, alphabets: _Alphabets, population: Population, archive: Archive) -> "_Near":
+    def of(cls, alphabets: Alphabets, population: Population, archive: Archive) -> "_Near":
         source = np.concatenate([population.genomes, archive.genomes, population.genomes])
         places = nearest(population.objectives, archive.objectives, NEAR)
         return cls(alphabets, source, len(population.genomes) + places)
@@ -361,42 +360,9 @@ class _Near:
     ) -> NDArray[np.intp]:
         """(n,) donors, those of some single genes replaced by the solution itself with that gene moved."""
         n = len(genomes)
-        self.source[-n:] = self.alphabets.moved(genomes, sets.argmax(axis=1), rng.normal(0, _FAR, n))
+        self.source[-n:] = self.alphabets.moved(genomes, sets.argmax(axis=1), rng.normal(0, FAR, n))
         moves = (rng.random(n) < MOVED) & (sets.sum(axis=1) == 1)
         return np.where(moves, len(self.source) - n + np.arange(n), donors)
-
-
-@nb.njit(cache=True)
-def nearest(points: Objectives, others: Objectives, count: int) -> NDArray[np.intp]:
-    """(n, min(count, a)) which of the (a, o) others are nearest to each of (n, o) points, the nearest first.
-
-    Objectives are scaled by the ranges of the others.
-    """
-    n_others, n_objectives = others.shape
-    count = min(count, n_others)
-    scale = np.ones(n_objectives)
-    for j in range(n_objectives):
-        span = others[:, j].max() - others[:, j].min()
-        if span > 0:
-            scale[j] = 1 / span
-    found = np.empty((len(points), count), np.intp)
-    distances = np.empty(count)
-    for i in range(len(points)):
-        distances[:] = np.inf
-        for a in range(n_others):
-            distance = 0.0
-            for j in range(n_objectives):
-                distance += ((points[i, j] - others[a, j]) * scale[j]) ** 2
-            if distance >= distances[count - 1]:
-                continue
-            place = count - 1
-            while place > 0 and distances[place - 1] > distance:
-                distances[place] = distances[place - 1]
-                found[i, place] = found[i, place - 1]
-                place -= 1
-            distances[place] = distance
-            found[i, place] = a
-    return found
 
 
 @nb.njit(cache=True)

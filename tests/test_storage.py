@@ -113,6 +113,17 @@ def test_a_store_that_refuses_is_one_line(tmp_path: Path) -> None:
         Copy.of("nowhere://pool", tmp_path)
 
 
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    copy = Copy.of("memory://pool", tmp_path / "cache")
+    copy.system.store.clear()
+    copy.system.pipe_file("/pool/pool.json", b"{}")
+    copy.system.store["/pool/a/../../../evil"] = copy.system.store["/pool/pool.json"]
+    with pytest.raises(InvalidInput, match=r"memory://pool/a/\.\./\.\./\.\./evil: is a name that no folder"):
+        copy.pull()
+    assert not list(tmp_path.rglob("evil"))
+    copy.system.store.clear()
+
+
 def test_addresses_of_servers_and_sources_of_members_are_no_stores() -> None:
     texts = ("http://localhost:8000", "https://a/b", "timm:resnet18", "pool", "10.0.0.1:6379", "s3://")
     assert not any(map(is_url, texts))

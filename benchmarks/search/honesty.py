@@ -1,6 +1,6 @@
 """How often the accuracy that a front states for other samples is what the test split then shows.
 
-    python benchmarks/search/honesty.py [--data FOLDER] [--splits 20] [--evaluations 20000]
+    python benchmarks/search/honesty.py [--data FOLDER] [--splits 20] [--evaluations 20000] [--val N ...]
 
 The samples are divided anew for every split into val, to search on, and test. Counted are all candidates of
 all fronts, those that are picked by an accuracy, and for comparison the same intervals around the accuracy on
@@ -73,10 +73,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--evaluations", type=int, default=20_000)
+    parser.add_argument("--val", type=int, nargs="+", help="only where so many samples are searched on")
     args = parser.parse_args()
     for name, make in RECORDED.items():
         data = make(args.data)
         for parts in PARTS[name]:
+            if args.val is not None and parts[0] not in args.val:
+                continue
             found = []
             for seed in range(args.splits):
                 with tempfile.TemporaryDirectory() as folder:

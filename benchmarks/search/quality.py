@@ -2,18 +2,22 @@
 
     python benchmarks/search/quality.py run RESULTS POOL ... [--evaluations 20000] [--seeds 10]
     python benchmarks/search/quality.py report RESULTS [--picture fronts.png]
+    python benchmarks/search/quality.py grids RESULTS ...
 
 `run` searches split val of each pool, evaluates every front on val and on test, and keeps all points in
 RESULTS; what is there is not searched again, so it may be stopped at any time. Pools are copied before;
 `synthetic` stands for one of 100 members, 10,000 samples a split and 10 classes (see synthetic.py),
-`cifar10` and `photographs` for the recorded outputs of recorded.py, every other sample in val.
+`cifar10` and `photographs` for the recorded outputs of recorded.py, every other sample in val, and
+`cifar10-tempered` and `photographs-tempered` for the same with a variant of each member that
+`encas pool temper` makes.
 
 In equal time every algorithm gets the seconds that MO-GOMEA without refinement took for the evaluations, in
 as many evaluations as it makes in these: the speed is taken from its run with equal evaluations. Seconds are
 those of the processor, so that it matters little what else it does.
 
 `report` prints hypervolumes (reference: error 1 and the cost of the dearest member), one-sided Wilcoxon tests
-over the seeds with Holm's correction, and where the fronts of grids are not dominated.
+over the seeds with Holm's correction, and what temperatures bring. `grids` tells where the fronts of grids
+are not dominated by those of MO-GOMEA: of several RESULTS, as of other budgets, each is compared with each.
 """
 
 import argparse
@@ -36,6 +40,7 @@ from synthetic import invented_table, make_pool
 
 from encas import Cascade, Pool
 from encas.evaluation import evaluate
+from encas.export import temper
 from encas.search import search
 from encas.search.evaluate import Evaluator
 from encas.search.sweep import Table, exits_of
@@ -45,6 +50,7 @@ REFINED, PLAIN, NSGA_REFINED = "mo-gomea, refined", "mo-gomea", "nsga2, refined"
 CHANCY = (REFINED, PLAIN, NSGA_REFINED, "nsga2", "nsga3", "mo-gomea-2018", "random", "ensemble")
 CERTAIN = ("greedy", "grid-last", "grid-mean")
 SPLITS = ("val", "test")
+TEMPERED = "-tempered"  # behind the name of a recorded pool: with a variant of each member
 MOST_TIMES = 20  # as many evaluations at most in equal time as with equal evaluations
 Points = NDArray[np.float64]
 
@@ -138,10 +144,11 @@ def run(
 
 def copied(source: str, folder: Path) -> Pool:
     """Bring a pool to a place that may be written to."""
-    if source in RECORDED:
-        recorded = RECORDED[source](DATA)
+    if source.removesuffix(TEMPERED) in RECORDED:
+        recorded = RECORDED[source.removesuffix(TEMPERED)](DATA)
         rows = np.arange(len(recorded.labels))
-        return recorded.pool(folder / source, {"val": rows[::2], "test": rows[1::2]})
+        pool = recorded.pool(folder / source, {"val": rows[::2], "test": rows[1::2]})
+        return temper(pool) if source.endswith(TEMPERED) else pool
     if source != "synthetic":
         return Pool.open(shutil.copytree(source, folder / Path(source).name))
     for split, seed in (("val", 1), ("test", 2)):
@@ -217,16 +224,57 @@ def report(results: Path) -> None:
             cells = {pool: column(found, pool, budget, split) for pool in pools}
             for name in (*CHANCY, *CERTAIN):
                 print(f"| {name} | {' | '.join(cells[pool].get(name, '') for pool in pools)} |")
-    print("\n| front | grid | " + " | ".join(pools) + " |\n" + "|---" * (len(pools) + 2) + "|")
-    for name in (REFINED, PLAIN):
-        for grid in ("grid-last", "grid-mean"):
-            row = []
-            for pool in pools:
-                points = np.array(found[pool, grid, "evaluations"][0].points["val"])
-                fronts = [np.array(one.points["val"]) for one in found[pool, name, "evaluations"]]
-                n, worst = np.array([undominated(front, points) for front in fronts]).T
-                row.append(f"{np.median(n):.0f} of {len(points)}, {np.median(worst):.3f}")
-            print(f"| {name} | {grid} | {' | '.join(row)} |")
+    for pool in pools:
+        if pool + TEMPERED in pools:
+            compare_tempered(found, pool)
+
+
+def compare_tempered(found: dict[tuple[str, str, str], list[Result]], pool: str) -> None:
+    """Print how likely it is by chance that variants with a temperature bring so much."""
+    of_both = [found[name, REFINED, "evaluations"] for name in (pool + TEMPERED, pool)]
+    pairs = list(zip(*of_both, strict=False))  # the seeds that there are of both
+    for split in SPLITS:
+        with_them, without = ([one.volume(split) for one in some] for some in zip(*pairs, strict=True))
+        print(
+            f"\n{pool}, {split}: {np.median(without):.4f}, with temperatures {np.median(with_them):.4f}, "
+            f"higher in {np.greater(with_them, without).sum()} of {len(pairs)} seeds, "
+            f"p {p_value(with_them, without):.2g}"
+        )
+
+
+def grids(folders: Sequence[Path]) -> None:
+    """Print where grids of each budget are not dominated by fronts of each budget."""
+    every_found = [every(folder) for folder in folders]
+    pools = sorted({pool for found in every_found for pool, name, _ in found if name == CERTAIN[1]})
+    print("| front | evaluations | grid | evaluations | " + " | ".join(pools) + " |")
+    print("|---" * (len(pools) + 4) + "|")
+    for found in every_found:
+        for name in (REFINED, PLAIN):
+            for of_grids in every_found:
+                for grid in ("grid-last", "grid-mean"):
+                    compare_grid(found, name, of_grids, grid, pools)
+
+
+def compare_grid(
+    found: dict[tuple[str, str, str], list[Result]],
+    name: str,
+    of_grids: dict[tuple[str, str, str], list[Result]],
+    grid: str,
+    pools: Sequence[str],
+) -> None:
+    """Print a row: median and most of points that are not dominated, and the worst ratio of costs."""
+    cells, budgets = [], [0, 0]
+    for pool in pools:
+        fronts, wanted = found.get((pool, name, "evaluations")), of_grids.get((pool, grid, "evaluations"))
+        if not fronts or not wanted:
+            cells.append("")
+            continue
+        points = np.array(wanted[0].points["val"])
+        n, worst = np.array([undominated(np.array(one.points["val"]), points) for one in fronts]).T
+        cells.append(f"{np.median(n):g} (at most {n.max():.0f}) of {len(points)}, {worst.max():.3f}")
+        budgets = [fronts[0].evaluations, wanted[0].evaluations]
+    if any(cells):
+        print(f"| {name} | {budgets[0]:,} | {grid} | {budgets[1]:,} | {' | '.join(cells)} |")
 
 
 def column(
@@ -239,9 +287,11 @@ def column(
         if (of, by) == (pool, budget)
     }
     others = [name for name in volumes if name not in (REFINED, PLAIN, NSGA_REFINED)]
-    hypotheses = [(PLAIN, name) for name in others] + [(REFINED, PLAIN), (REFINED, NSGA_REFINED)]
-    p_values = [p_value(volumes[better], volumes[worse]) for better, worse in hypotheses]
-    corrected = dict(zip([*others, REFINED, NSGA_REFINED], holm(p_values), strict=True))
+    hypotheses = {name: (PLAIN, name) for name in others}
+    hypotheses |= {REFINED: (REFINED, PLAIN), NSGA_REFINED: (REFINED, NSGA_REFINED)}
+    known = {name: pair for name, pair in hypotheses.items() if set(pair) <= set(volumes)}
+    p_values = [p_value(volumes[better], volumes[worse]) for better, worse in known.values()]
+    corrected = dict(zip(known, holm(p_values), strict=True))
     cells = {name: f"{np.median(some):.4f}" for name, some in volumes.items()}
     return {
         name: cell + (f" (p {corrected[name]:.2g})" if name in corrected else "")
@@ -252,7 +302,6 @@ def column(
 def draw(results: Path, picture: Path) -> None:
     """Fronts on val with equal evaluations: the median over the seeds, and the band of all of them."""
     found = every(results)
-    pools = sorted({pool for pool, _, _ in found})
     shown = {
         REFINED: "#0072B2",
         PLAIN: "#56B4E9",
@@ -262,7 +311,12 @@ def draw(results: Path, picture: Path) -> None:
         "grid-last": "#009E73",
         "grid-mean": "#E69F00",
     }
-    figure, axes = plt.subplots(2, 2, figsize=(12, 9), dpi=100, layout="constrained")
+    pools = sorted({pool for pool, _, _ in found})
+    pools = [pool for pool in pools if all((pool, name, "evaluations") in found for name in shown)]
+    rows = max(1, -(-len(pools) // 2))
+    figure, axes = plt.subplots(rows, 2, figsize=(12, 0.5 + 4.5 * rows), dpi=100, layout="constrained")
+    for axis in axes.flat[len(pools) :]:
+        axis.set_axis_off()
     for axis, pool in zip(axes.flat, pools, strict=False):
         fronts = {
             name: [np.array(r.points["val"]) for r in found[pool, name, "evaluations"]] for name in shown
@@ -311,7 +365,12 @@ def main() -> None:
     reporting = commands.add_parser("report")
     reporting.add_argument("results", type=Path)
     reporting.add_argument("--picture", type=Path)
+    comparing = commands.add_parser("grids")
+    comparing.add_argument("results", type=Path, nargs="+")
     args = parser.parse_args()
+    if args.command == "grids":
+        grids(args.results)
+        return
     if args.command == "run":
         run(args.results, args.pools, args.evaluations, args.seeds, only=args.only, in_time=not args.no_time)
         return

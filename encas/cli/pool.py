@@ -9,8 +9,11 @@ from encas.cli.clusters import Ray, RayCommand, RayCores, cluster_of
 from encas.cli.member_table import members_as_json, print_members
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from encas.export import MemberSpec
     from encas.measurement import Measurements
+    from encas.member import Member
     from encas.pool import Pool
 
 PoolPath = Annotated[Path, typer.Argument(metavar="POOL", help="Folder of the pool.")]
@@ -37,6 +40,7 @@ def register(app: typer.Typer) -> None:
     pool.command("check")(check)
     pool.command("merge")(merge)
     pool.command("quantize")(quantize)
+    pool.command("temper")(temper)
     pool.command("measure", cls=RayCommand)(measure)
     app.add_typer(pool, name="pool")
 
@@ -267,13 +271,14 @@ def quantize(
     from encas.cli.output import print_json, print_line, print_next, progress
     from encas.errors import InvalidInput
     from encas.export import quantize
+    from encas.export.variants import originals
     from encas.pool import Pool
 
     if device not in ("cpu", "cuda"):
         raise InvalidInput(f"--device '{device}': must be cpu or cuda")
     opened = Pool.open(pool)
     n_answers = sum(s.n for s in opened.file.splits.values() if s.data is not None)
-    n_members = len(set(member)) if member else sum(m.precision == "fp32" for m in opened.file.members)
+    n_members = len(set(member)) if member else len(originals(opened))
     with progress("quantizing", n_members * (1 + n_answers), quiet=as_json) as advance:
         made = quantize(
             opened,
@@ -285,14 +290,60 @@ def quantize(
             allow_code=allow_code,
             advance=advance,
         )
-    of = set(member or opened.names)
-    pairs = [m for m in made.file.members if m.name in of or (m.variant is not None and m.variant.of in of)]
+    pairs = _with_variants(made, member or opened.names)
     if as_json:
         print_json(members_as_json(made, pairs))
         return
     print_members(made, pairs)
     print_line(f"{pool}: {len(made.names)} members, {len(made.names) - len(opened.names)} of them new")
     print_next("encas pool measure", pool, *code_option(made))
+
+
+def temper(
+    pool: PoolPath,
+    member: Annotated[
+        list[str] | None,
+        typer.Option("--member", metavar="NAME", help="Only of this one; may be repeated."),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Where temperatures are from: what is searched on, never test.")
+    ] = "val",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda, for recording.")] = "cpu",
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+) -> None:
+    """Add a variant of each member that is as sure as it is right: its logits divided by a temperature.
+
+    A member that is not sure enough of what it knows lets too few samples leave early, one that is too sure
+    too many. A variant has outputs, time and ONNX file of its own, and the search chooses.
+
+    Example: `encas pool temper pool`
+    """
+    from encas.cli.output import allow_code as code_option
+    from encas.cli.output import print_json, print_line, print_next, progress
+    from encas.errors import InvalidInput
+    from encas.export import temper
+    from encas.export.temperature import untempered
+    from encas.pool import Pool
+
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
+    opened = Pool.open(pool)
+    n_answers = sum(s.n for s in opened.file.splits.values() if s.data is not None)
+    names = list(dict.fromkeys(member or untempered(opened)))
+    n_networks = sum(opened.member(name).source != "imported" for name in names)
+    with progress("tempering", len(names) + n_networks * n_answers, quiet=as_json) as advance:
+        made = temper(opened, names, split=split, device=device, allow_code=allow_code, advance=advance)
+    pairs = _with_variants(made, names)
+    if as_json:
+        print_json(members_as_json(made, pairs))
+        return
+    print_members(made, pairs)
+    print_line(f"{pool}: {len(made.names)} members, {len(made.names) - len(opened.names)} of them new")
+    if any(m.latency for m in made.file.members):
+        print_next("encas pool measure", pool, *code_option(made))
+    else:
+        print_next("encas search --pool", pool, *(("--split", split) if split != "val" else ()))
 
 
 def measure(
@@ -380,6 +431,12 @@ def _specs(
     specs = [parse_model({"source": s, **given}, MemberSpec, f"--member {s}") for s in sources]
     specs += read_members(file) if file else ()
     return specs
+
+
+def _with_variants(pool: "Pool", names: "Sequence[str]") -> "list[Member]":
+    """Return members and what was made of them."""
+    of = set(names)
+    return [m for m in pool.file.members if m.name in of or (m.variant is not None and m.variant.of in of)]
 
 
 def _print_next(pool: "Pool", split: str) -> None:

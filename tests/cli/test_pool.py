@@ -328,3 +328,19 @@ def test_variants_are_shown_beside_the_members_they_were_made_of(pool: Path) -> 
     ]
     assert "ask for 32 to 100" in line_of(encas("pool", "quantize", pool, "--calibration", "101"))
     assert "'gpu': must be cpu or cuda" in line_of(encas("pool", "quantize", pool, "--device", "gpu"))
+
+
+@pytest.mark.slow
+def test_members_with_a_temperature_are_shown_beside_the_others(pool: Path) -> None:
+    result = encas("pool", "temper", pool, "--member", "hidden512")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["hidden512", "hidden512.tempered"]
+    assert lines[4:] == [f"{pool}: 3 members, 1 of them new", f"next: encas search --pool {pool}"]
+    assert "tempering: 101/101" in result.stderr
+    told = json.loads(encas("pool", "temper", pool, "--json").stdout)
+    assert [m["variant"] is not None for m in told["members"]] == [False, True, False, True]
+    assert "has a temperature already" in line_of(
+        encas("pool", "temper", pool, "--member", "hidden512.tempered")
+    )
+    assert "'gpu': must be cpu or cuda" in line_of(encas("pool", "temper", pool, "--device", "gpu"))

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from encas.search.algorithm import Genomes, Objectives
-from encas.search.gomea import MoGomea, forcing_accepts, mixing_accepts, nearest
+from encas.search.gomea import MoGomea, forcing_accepts, mixing_accepts
 
 from .problems import (
     KnownProblem,
@@ -190,17 +190,17 @@ def test_ordered_alphabets_bring_more_of_a_front_of_small_steps() -> None:
     assert found([np.arange(60)] * 5) > 2 * found(None)
 
 
-def test_an_alphabet_holds_each_value_once() -> None:
-    with pytest.raises(ValueError, match=r"alphabet of gene 1: must hold each of 0 \.\. 2 once"):
-        MoGomea(
-            np.array([2, 3]), 2, np.random.default_rng(0), alphabets=[np.array([0, 1]), np.array([0, 1, 1])]
-        )
-
-
-def test_the_nearest_are_found_where_objectives_have_other_units() -> None:
-    others = np.array([[0.0, 1000.0], [1.0, 0.0], [0.5, 400.0]])
-    assert nearest(np.array([[0.9, 100.0], [0.0, 900.0]]), others, 2).tolist() == [[1, 2], [0, 2]]
-    assert nearest(np.array([[0.9, 100.0]]), others[:1], 20).tolist() == [[0]]
+def test_half_of_the_evaluations_are_of_children_of_the_archive() -> None:
+    algorithm = MoGomea(np.array([50, 50]), 2, np.random.default_rng(0), alphabets=[np.arange(50)] * 2)
+    asked = []
+    for _ in range(3):
+        asked.append(len(algorithm.ask()))
+        genomes = algorithm.ask()
+        algorithm.tell(np.column_stack([genomes[:, 0], 49 - genomes[:, 0] + genomes[:, 1]]).astype(float))
+    # The first population, then as many pairs of parents; what is one of its parents is not asked for.
+    assert asked[0] == 8
+    assert 4 <= asked[1] <= 8
+    assert len(algorithm.populations) == 1
 
 
 # --- acceptance, by hand: before is (2, 2) everywhere ---
