@@ -18,7 +18,7 @@ from typing import Any
 from encas.errors import InvalidInput, require
 from encas.files import replaced, write_bytes
 
-_URL = re.compile(r"(?P<scheme>(?!https?:)[a-z][a-z0-9+.-]+)://(?P<rest>.+)")
+_URL = re.compile(r"(?P<scheme>(?!(?:https?|grpcs?|ray|tcp):)[a-z][a-z0-9+.-]+)://(?P<rest>.+)")
 _TEMPORARY = re.compile(r"\..*\.\d+\.(tmp|old)")
 _MARKS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "created")  # of a file's version
 _LONGEST = 200  # of what is said of a store's errors
@@ -134,7 +134,9 @@ class Copy:
     def _check_inside(self, name: str) -> None:
         """Refuse names that would be written outside the copy: a store takes any."""
         if ".." in name.split("/"):
-            raise InvalidInput(f"{self.url}/{name}: is a name that no folder can have; remove it from the store")
+            raise InvalidInput(
+                f"{self.url}/{name}: is a name that no folder can have; remove it from the store"
+            )
 
     def _here(self, name: str) -> Path:
         return self.path / name if name else self.path

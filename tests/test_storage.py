@@ -125,6 +125,15 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_addresses_of_servers_and_sources_of_members_are_no_stores() -> None:
-    texts = ("http://localhost:8000", "https://a/b", "timm:resnet18", "pool", "10.0.0.1:6379", "s3://")
+    texts = (
+        "http://localhost:8000",
+        "https://a/b",
+        "grpc://a:1",
+        "ray://a:1",
+        "timm:resnet18",
+        "pool",
+        "10.0.0.1:6379",
+        "s3://",
+    )
     assert not any(map(is_url, texts))
     assert all(map(is_url, ("s3://bucket/pool", "gs://bucket", "file:///shared/pool")))
