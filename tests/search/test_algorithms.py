@@ -45,6 +45,7 @@ def asking(
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 class TestEveryAlgorithm:
+    @pytest.mark.slow
     def test_its_front_is_one_and_says_what_its_cascades_do(
         self, pool_path: Path, name: AlgorithmName
     ) -> None:

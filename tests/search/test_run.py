@@ -285,6 +285,7 @@ def test_wrong_settings_get_one_line(pool_path: Path, settings: dict[str, Any], 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_pool_that_changes_during_the_search_is_noticed(pool_path: Path, tmp_path: Path) -> None:
     pool = Pool.open(pool_path)
 
@@ -343,6 +344,7 @@ def stop_after(n: int) -> Callable[[int, str], None]:
     return progress
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_to_the_same_end(
     pool_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

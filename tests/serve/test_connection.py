@@ -72,6 +72,7 @@ def test_trailers_and_comments_on_chunks_come_to_an_end(head: str) -> None:
     talk(ask)
 
 
+@pytest.mark.slow
 def test_a_body_of_crumbs_is_a_400() -> None:
     async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # The answer of this application does not wait for the body, which goes on behind it.
