@@ -251,21 +251,20 @@ def run_cascade(cascade: Cascade, member_probs: MemberProbs, n: int, macs: Seque
     Returns:
         What `run_step` decides, stage by stage.
     """
-    rows = np.arange(n)
-    exit_stage = np.full(n, len(cascade.stages) - 1)
-    confidence_out = np.empty(n, np.float32)
+    rows, exit_stage = np.arange(n), np.zeros(n, np.intp)
     total = probs_out = np.empty((n, 0), np.float32)
+    confidence_out = np.empty(n, np.float32)
     for j in range(len(cascade.stages)):
         step = run_step(cascade, j, total, member_probs(j, rows))
+        # Whoever goes on is written over by a later stage.
         if j == 0:
-            probs_out = np.empty(step.mean.shape, np.float32)
-        leaving = rows[step.leaves]
-        probs_out[leaving] = step.mean[step.leaves]
-        confidence_out[leaving] = step.confidence[step.leaves]
-        exit_stage[leaving] = j
-        if len(leaving) == len(rows):
+            probs_out, confidence_out = step.mean, step.confidence
+        else:
+            probs_out[rows], confidence_out[rows], exit_stage[rows] = step.mean, step.confidence, j
+        stays = ~step.leaves
+        if not stays.any():
             break
-        rows, total = rows[~step.leaves], step.total[~step.leaves]
+        rows, total = rows[stays], step.total[stays]
     return Answers(
         probs=probs_out,
         label=probs_out.argmax(axis=1),

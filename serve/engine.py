@@ -189,13 +189,11 @@ class _Work:
             self.confidences = np.full((self.n, self.n_stages), np.nan, np.float32)
         assert self.confidence is not None and self.exit_stage is not None and self.confidences is not None
         self.confidences[rows, stage] = step.confidence
-        leaving = rows[step.leaves]
-        self.probs[leaving] = step.mean[step.leaves]
-        self.confidence[leaving] = step.confidence[step.leaves]
-        self.exit_stage[leaving] = stage
-        self.n_left += len(leaving)
+        # Whoever goes on is written over by a later stage.
+        self.probs[rows], self.confidence[rows], self.exit_stage[rows] = step.mean, step.confidence, stage
         stays = ~step.leaves
         staying = rows[stays]
+        self.n_left += len(rows) - len(staying)
         self.total[staying] = step.total[stays]
         return staying
 
