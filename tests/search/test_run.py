@@ -419,7 +419,7 @@ def test_a_checkpoint_of_another_pool_is_not_used(pool_path: Path, tmp_path: Pat
 def start(pool_path: Path, out: Path) -> "subprocess.Popen[str]":
     code = (
         "import sys; from encas import Pool; from encas.search import search; pool = Pool.open(sys.argv[1]);"
-        "search(pool, evaluations=60_000, seed=1, out=sys.argv[2], checkpoint_every_s=0.05)"
+        "search(pool, evaluations=25_000, seed=1, out=sys.argv[2], checkpoint_every_s=0.05)"
     )
     return subprocess.Popen([sys.executable, "-c", code, str(pool_path), str(out)], text=True)
 
