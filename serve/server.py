@@ -254,8 +254,9 @@ class _Connection(BoundedConnection):
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        """Note that a request begins."""
+        """Note that a request begins, and has the time of a head from now on."""
         self._begun = True
+        self._stop_waiting()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
