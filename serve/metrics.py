@@ -17,7 +17,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from encas.bundle import Bundle
 from encas.gears import figures_of
 from encas.serve.alarms import DriftState
-from encas.serve.engine import Answering, BatchReport
+from encas.serve.answering import Answering
+from encas.serve.engine import BatchReport
 from encas.serve.service import Event, Observer, Record, Service
 
 SHARED_FOLDER = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from encas.bundle import Bundle, BundleFile
 from encas.errors import EncasError, InvalidInput
 from encas.files import read_model
-from encas.serve.engine import Answering
+from encas.serve.answering import Answering
 from encas.serve.refusals import NotReady, UnknownModel
 
 _NO_REPOSITORY = "this server has no repository; start it with --repository FOLDER"
