@@ -108,13 +108,11 @@ def record(
     """
     from encas.cli.output import print_json, print_line, progress
     from encas.data import open_images, read_classes
-    from encas.errors import InvalidInput
     from encas.export import record
     from encas.export.source import read_preprocess
     from encas.memory import keep_freed_memory
 
-    if device not in ("cpu", "cuda"):
-        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
+    _check_device(device)
     specs = _specs(member or [], members, weights, name)
     keep_freed_memory()
     n = len(open_images(data).rows(rows))
@@ -269,13 +267,11 @@ def quantize(
     """
     from encas.cli.output import allow_code as code_option
     from encas.cli.output import print_json, print_line, print_next, progress
-    from encas.errors import InvalidInput
     from encas.export import quantize
     from encas.export.variants import originals
     from encas.pool import Pool
 
-    if device not in ("cpu", "cuda"):
-        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
+    _check_device(device)
     opened = Pool.open(pool)
     n_answers = sum(s.n for s in opened.file.splits.values() if s.data is not None)
     n_members = len(set(member)) if member else len(originals(opened))
@@ -321,13 +317,11 @@ def temper(
     """
     from encas.cli.output import allow_code as code_option
     from encas.cli.output import print_json, print_line, print_next, progress
-    from encas.errors import InvalidInput
     from encas.export import temper
     from encas.export.temperature import untempered
     from encas.pool import Pool
 
-    if device not in ("cpu", "cuda"):
-        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
+    _check_device(device)
     opened = Pool.open(pool)
     n_answers = sum(s.n for s in opened.file.splits.values() if s.data is not None)
     names = list(dict.fromkeys(member or untempered(opened)))
@@ -443,3 +437,10 @@ def _print_next(pool: "Pool", split: str) -> None:
     from encas.cli.output import print_next
 
     print_next("encas search --pool", pool.path, *(("--split", split) if split != "val" else ()))
+
+
+def _check_device(device: str) -> None:
+    from encas.errors import InvalidInput
+
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device '{device}': must be cpu or cuda")
