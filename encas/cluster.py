@@ -61,6 +61,14 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Room for one job on a machine."""
+
+    node: str  # its id
+    gpu: int | None = None  # which of its GPUs
+
+
+@dataclass(frozen=True)
 class Cluster:
     """A cluster that this process is connected to; see `connected`."""
 
@@ -103,6 +111,28 @@ class Cluster:
         if need.gpus:
             fits = [min(n, node.gpus // need.gpus) for n, node in zip(fits, self.nodes, strict=True)]
         return sum(fits)
+
+    def places(self, need: Need) -> list[Place]:
+        """Name the room for jobs: for the first of each machine, then for the second, and so on."""
+        found = []
+        for node in self.nodes:
+            n = node.cores // need.cores
+            if need.gpus:
+                n = min(n, node.gpus)
+            found += [(k, Place(node.id, k if need.gpus else None)) for k in range(n)]
+        return [place for _, place in sorted(found, key=lambda one: one[0])]
+
+    @property
+    def here(self) -> str:
+        """Id of the machine that this process is on."""
+        found: str = self.ray.get_runtime_context().get_node_id()
+        return found
+
+    @property
+    def address(self) -> str:
+        """Where other machines reach this one."""
+        found: str = require("ray.util", "ray").get_node_ip_address()
+        return found
 
     @property
     def room_bytes(self) -> int:
@@ -164,6 +194,31 @@ class Cluster:
                 with suppress(Exception):  # whatever became of it
                     self.ray.cancel(reference, force=True)
 
+    @contextmanager
+    def alongside(
+        self, work: Callable[..., None], calls: Sequence[Sequence[Any]], places: Sequence[Place]
+    ) -> Iterator["Alongside"]:
+        """Run a function in processes of a cluster while this one goes on; they end with the block.
+
+        Args:
+            work: A function of an installed module.
+            calls: The arguments of each process.
+            places: Where each runs; Ray does not count what they need.
+        """
+        strategies = require("ray.util.scheduling_strategies", "ray")
+        function = self.ray.remote(_alongside)
+        running = []
+        try:
+            for call, place in zip(calls, places, strict=True):
+                pinned = strategies.NodeAffinitySchedulingStrategy(place.node, soft=False)
+                options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": pinned}
+                running.append(function.options(**options).remote(work, call, place.gpu, dict(self.versions)))
+            yield Alongside(self.ray, running)
+        finally:
+            for reference in running:
+                with suppress(Exception):  # whatever became of it
+                    self.ray.cancel(reference, force=True)
+
     def _options(self, need: Need) -> dict[str, Any]:
         options: dict[str, Any] = {
             "num_cpus": need.cores,
@@ -188,6 +243,41 @@ class Cluster:
                 f"--ray: a job was lost {_ATTEMPTS} times, the last time so: {_one_line(error)}; what was "
                 "finished stays, and the same command goes on"
             ) from None
+
+
+@dataclass(frozen=True)
+class Alongside:
+    """Processes of a cluster that run beside this one."""
+
+    ray: ModuleType
+    running: Sequence[Any]
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self.running)
+
+    def ended(self) -> tuple[int, str] | None:
+        """Return one that has ended, and how; None: all are there.
+
+        Raises:
+            EncasError: What one has raised.
+        """
+        ready, _ = self.ray.wait(list(self.running), timeout=0)
+        if not ready:
+            return None
+        try:
+            self.ray.get(ready[0])
+        except self.ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, EncasError):
+                raise error.cause from None
+            raise
+        except self.ray.exceptions.RayError as error:
+            return self.running.index(ready[0]), f"was lost ({_one_line(error)})"
+        return self.running.index(ready[0]), "has ended"
+
+    def join(self) -> None:
+        """Wait until all have ended."""
+        self.ray.wait(list(self.running), num_returns=len(self.running))
 
 
 @contextmanager
@@ -249,6 +339,17 @@ def _called(work: Callable[[Any, Any], Any], common: Any, job: Any, wanted: Mapp
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise EncasError(f"{where}{error.strerror or error} (on {place})") from None
+
+
+def _alongside(
+    work: Callable[..., None], call: Sequence[Any], gpu: int | None, wanted: Mapping[str, str]
+) -> None:
+    """Run beside another process."""
+    check_versions(wanted, installed(), platform.node())
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # Ray hides all of them
+    keep_freed_memory()
+    work(*call)
 
 
 def _find_or_start(ray: ModuleType, options: Mapping[str, Any]) -> None:

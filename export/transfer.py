@@ -63,8 +63,8 @@ def transfer(
         phase: Told what begins, and of how many steps it has; returns what is told of each.
         processes: How many train together, each on its share of every batch; all else is done by this one.
         workers: Processes beside each of these that prepare strongly augmented images.
-        cluster: Evaluates candidates and records the networks; its machines find run and images by the same
-            paths. Training stays here.
+        cluster: Runs the other processes that train, evaluates candidates and records the networks; its
+            machines find run and images by the same paths.
 
     Raises:
         InvalidInput: There are no such images or weights, an image is damaged, a class has too few, the run
@@ -86,8 +86,8 @@ def transfer(
     if not (run / "iterations").exists():
         splits.check_images(phase)
     _check_shares(config, processes)
-    others = partial(assist, config, data=data, device=device, workers=workers)
-    with locked(run), gathered(processes, others, device) as team:
+    others = partial(assist, config, data=Path(data).absolute(), device=device, workers=workers)
+    with locked(run), gathered(processes, others, device, cluster) as team:
         _check_shares(config, team.size)  # torchrun says how many
         _check_config(config, run)
         check_same_images(splits, run)

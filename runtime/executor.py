@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encas.bundle import Bundle
+from encas.bundle import Bundle, BundleMember
 from encas.cascade import Answers, Cascade, Rows, run_cascade
 from encas.errors import InvalidInput
 from encas.pool import SUM_TOLERANCE
@@ -25,6 +25,14 @@ from encas.runtime.session import Session, choose_provider, open_session
 Images = Sequence[AnyImage] | NDArray[np.uint8] | NDArray[np.float32]
 
 _WARM_UP_SIDE = 97  # of an image that no network takes as it is, and large enough for compiled resizing
+
+
+class Runner(Protocol):
+    """Runs one member: a session, the buckets of one, or what asks a session elsewhere."""
+
+    def run(self, tensor: Tensor) -> NDArray[np.float32]:
+        """Return (n, c) probabilities of (n, channels, height, width) samples."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class CascadeExecutor:
         max_bucket: int | None = None,
         cuda_graphs: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        open_member: Callable[[BundleMember], Runner] | None = None,
     ) -> None:
         """Open a session for each distinct member.
 
@@ -64,6 +73,7 @@ class CascadeExecutor:
                 gains nothing from it, and by default does without.
             cuda_graphs: Capture every such batch as a CUDA graph; a try, see docs/latency.md.
             limits: Of the images that are decoded.
+            open_member: Finds what runs a member, where that is not a session of this process.
 
         Raises:
             InvalidInput: The bundle is broken, or the provider does not work here.
@@ -75,7 +85,8 @@ class CascadeExecutor:
         self._decoding = Decoding(limits)
         self._max_bucket = MAX_BUCKET if max_bucket is None and self.provider != "cpu" else max_bucket
         self._cuda_graphs = cuda_graphs
-        self._runners: dict[str, Session | Buckets] = {}
+        self._open_member = open_member
+        self._runners: dict[str, Runner] = {}
         self._take(self.bundle)
 
     def _take(self, bundle: Bundle) -> None:
@@ -87,7 +98,7 @@ class CascadeExecutor:
         self._spec_of = [self._specs.index(member.preprocess) for member in self._members]
         for name in dict.fromkeys(bundle.cascade.member_names):
             if name not in self._runners:
-                self._runners[name] = self._open(name)
+                self._runners[name] = (self._open_member or self._open)(bundle.member(name))
 
     def __enter__(self) -> "CascadeExecutor":
         """Be closed at the end of the block."""
@@ -135,8 +146,9 @@ class CascadeExecutor:
 
     @property
     def runners(self) -> dict[str, Session | Buckets]:
-        """What runs each member, by its name."""
-        return dict(self._runners)
+        """What runs each member in this process, by its name."""
+        here = (Session, Buckets)
+        return {name: runner for name, runner in self._runners.items() if isinstance(runner, here)}
 
     def run(self, images: Images) -> Answers:
         """Answer a batch; see `Images` for what it may be.
@@ -215,9 +227,8 @@ class CascadeExecutor:
             "probabilities are needed (does the image hold NaN?)"
         )
 
-    def _open(self, name: str) -> Session | Buckets:
-        member = self.bundle.member(name)
-        session = on_device(self.provider, lambda: self._session(name))
+    def _open(self, member: BundleMember) -> Session | Buckets:
+        session = on_device(self.provider, lambda: self._session(member))
         if self._max_bucket is None:
             return session
         return open_buckets(
@@ -229,8 +240,7 @@ class CascadeExecutor:
             graphs=self._cuda_graphs,
         )
 
-    def _session(self, name: str) -> Session:
-        member = self.bundle.member(name)
+    def _session(self, member: BundleMember) -> Session:
         path = self.bundle.path / member.file
         session = open_session(
             self.bundle.content(member.file), self.provider, member.output, place=str(path)

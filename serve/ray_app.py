@@ -1,8 +1,9 @@
 """Replicas of whole cascades on Ray Serve, behind the usual server or behind Ray's own.
 
-A replica holds a bundle and the engine that runs it. In front of the replicas stands the usual application,
-which asks them instead of an engine of its own, and asks another one where a replica is lost: what a client
-sees is the same. `encas serve --ray` runs that application here; `serve deploy` runs `app` in Ray Serve.
+A replica holds a bundle and the engine that runs it; its members too, or those are asked by it
+(`encas.serve.ray_stages`). In front of the replicas stands the usual application, which asks them instead of
+an engine of its own, and asks another one where a replica is lost: what a client sees is the same. `encas
+serve --ray` runs that application here; `serve deploy` runs `app` in Ray Serve.
 """
 
 import asyncio
@@ -18,30 +19,24 @@ from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
-from ray import exceptions, serve
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray import serve
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from encas.bundle import Bundle
 from encas.cluster import Cluster, Need
 from encas.errors import EncasError, InvalidInput
+from encas.runtime import CascadeExecutor
 from encas.runtime.session import sleeping_threads
 from encas.serve.app import create_app
 from encas.serve.engine import Outcome
 from encas.serve.limits import Limits
 from encas.serve.model import Images
+from encas.serve.ray_stages import LOST, PAUSE_S, StageReplica, split_executor
 from encas.serve.refusals import DeadlinePassed, Overloaded, ShuttingDown
 from encas.serve.server import warm_executor
 from encas.serve.service import Service
 
-# A replica, or the machine it was on, has gone with the request.
-_LOST = (
-    exceptions.RayActorError,
-    exceptions.NodeDiedError,
-    exceptions.WorkerCrashedError,
-    ReplicaUnavailableError,
-)
-_PAUSE_S = 0.05  # before the next replica is asked
 _TELL_EVERY_S = 1.0
 _ONGOING = 64  # requests that a replica has at once: enough for its batches, while others may be free
 
@@ -56,11 +51,25 @@ class Replicas(BaseModel):
     ongoing: float = Field(default=16, gt=0)  # requests for each, by which Ray Serve makes more or fewer
     cores: int = Field(default=1, ge=1)
     gpus: float = Field(default=0, ge=0)
+    split: bool = False  # each member has processes of its own, with the cores and GPUs
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return the options of a deployment."""
-        own = {"num_cpus": self.cores, "num_gpus": self.gpus}
+        """Return the options of a deployment that runs networks."""
+        return self._options({"num_cpus": self.cores, "num_gpus": self.gpus})
+
+    @property
+    def options_without_networks(self) -> dict[str, Any]:
+        """Return the options of a deployment that prepares images and asks others."""
+        return self._options({"num_cpus": 1})
+
+    def need(self, n_members: int) -> tuple[int, int]:
+        """Count the processes that run networks of a bundle, and the cores of all together."""
+        if not self.split:
+            return self.least, self.least * self.cores
+        return self.least * n_members, self.least * (1 + n_members * self.cores)
+
+    def _options(self, own: dict[str, Any]) -> dict[str, Any]:
         options: dict[str, Any] = {"ray_actor_options": own, "max_ongoing_requests": _ONGOING}
         if self.most <= self.least:
             return {**options, "num_replicas": self.least}
@@ -76,12 +85,25 @@ class Replicas(BaseModel):
 class Replica:
     """One bundle that is ready to run, in a process of Ray Serve."""
 
-    def __init__(self, path: str, provider: str | None, limits: Limits, threads: int) -> None:
-        """Open the bundle, and run it once."""
+    def __init__(
+        self,
+        path: str,
+        provider: str | None,
+        limits: Limits,
+        threads: int,
+        members: Sequence[str] = (),
+        *handles: "DeploymentHandle[Any]",
+    ) -> None:
+        """Open the bundle, and run it once; members that are named are asked by their handles."""
         sleeping_threads(threads)
-        self._service = Service(
-            [Bundle.open(path)], lambda bundle: warm_executor(bundle, provider, limits), limits=limits
-        )
+        elsewhere = dict(zip(members, handles, strict=True))
+
+        def load(bundle: Bundle) -> CascadeExecutor:
+            if elsewhere:
+                return split_executor(bundle, elsewhere, limits)
+            return warm_executor(bundle, provider, limits)
+
+        self._service = Service([Bundle.open(path)], load, limits=limits)
         self._service.models.load_all()
         (self._name,) = self._service.models.names
 
@@ -143,7 +165,7 @@ class Elsewhere:
                     found = await self._ask(images, until_s - time.monotonic())
                     if found is not None:
                         break
-                    await asyncio.sleep(_PAUSE_S)
+                    await asyncio.sleep(PAUSE_S)
         except TimeoutError:
             raise DeadlinePassed(self.bundle.name, timeout_s) from None
         finally:
@@ -162,7 +184,7 @@ class Elsewhere:
             return Overloaded(f"model '{self.bundle.name}'")
         except DeploymentUnavailableError as error:
             return EncasError(f"model '{self.bundle.name}' cannot be run: {error}")
-        except _LOST:
+        except LOST:
             self._tell_of_loss()
             return None
         return None if isinstance(found, ShuttingDown) else found  # a replica that is taken away
@@ -217,13 +239,7 @@ def deployed(
     Raises:
         InvalidInput: A bundle is not whole, its replicas cannot start, or there is no room for them.
     """
-    room = cluster.n_slots(Need(replicas.cores, math.ceil(replicas.gpus)))
-    if room < replicas.least * len(paths):
-        raise InvalidInput(
-            f"--ray: the cluster has room for {room} replicas of {replicas.cores} cores"
-            f"{' and a GPU' if replicas.gpus else ''}, {replicas.least * len(paths)} are wanted; add "
-            "machines, or lower --replicas or --replica-cores"
-        )
+    _check_room(cluster, paths, replicas)
     names = {path.resolve(): f"encas-{Bundle.open(path).name}-{place}" for place, path in enumerate(paths)}
     quiet = {"log_level": "ERROR"}
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process
@@ -243,6 +259,19 @@ def deployed(
         for name in names.values():
             with suppress(Exception):  # the cluster may be gone
                 serve.delete(name)
+
+
+def _check_room(cluster: Cluster, paths: Sequence[Path], replicas: Replicas) -> None:
+    needs = [replicas.need(len(Bundle.open(path).gear_members)) for path in paths]
+    n_processes, n_cores = (sum(column) for column in zip(*needs, strict=True))
+    room, cores = cluster.n_slots(Need(replicas.cores, math.ceil(replicas.gpus))), cluster.n_slots(Need(1))
+    if room < n_processes or cores < n_cores:
+        raise InvalidInput(
+            f"--ray: the cluster has {cores} cores, and room for {room} replicas of {replicas.cores} cores"
+            f"{' and a GPU' if replicas.gpus else ''}; {n_processes} are wanted"
+            f"{f', and {n_cores} cores with those in front of them' if replicas.split else ''}; add "
+            "machines, or lower --replicas or --replica-cores"
+        )
 
 
 class Told(BaseModel):
@@ -294,8 +323,16 @@ def _limits(told: Told) -> Limits:
 def _replicas(path: Path, replicas: Replicas, provider: str | None, limits: Limits) -> serve.Application:
     bundle = Bundle.open(path)
     name = f"cascade-{bundle.name}-{bundle.file.version}"
-    deployment: Any = serve.deployment(Replica, name=name, **replicas.options)
-    bound: serve.Application = deployment.bind(str(path.resolve()), provider, limits, replicas.cores)
+    place = str(path.resolve())
+    members = [member.name for member in bundle.gear_members] if replicas.split else []
+    options = replicas.options_without_networks if replicas.split else replicas.options
+    deployment: Any = serve.deployment(Replica, name=name, **options)
+    stages = []
+    for member in members:
+        stage: Any = serve.deployment(StageReplica, name=f"{name}-{member}", **replicas.options)
+        stages.append(stage.bind(place, member, provider, limits, replicas.cores))
+    threads = 1 if replicas.split else replicas.cores
+    bound: serve.Application = deployment.bind(place, provider, limits, threads, members, *stages)
     return bound
 
 

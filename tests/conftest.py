@@ -34,7 +34,9 @@ N_VAL = 600
 ENCAS = Path(sys.executable).with_name("encas")
 
 # How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("unhurried")
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("unhurried")
 
 # A shell that starts something in the background makes it ignore Ctrl-C, and so all that it starts itself:

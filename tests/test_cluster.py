@@ -305,6 +305,60 @@ def test_candidates_that_are_judged_on_a_cluster_are_worth_the_same(nodes: TwoNo
     assert found[0] == found[2] and found[0][1] < found[1][1]
 
 
+def test_processes_on_two_nodes_train_a_supernetwork_to_the_bytes_of_two_processes_here(
+    nodes: TwoNodes, digits: Any, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("pymoo")
+    from encas.export.transfer import transfer
+    from encas.search.nat.config import NatConfig
+
+    np.savez(tmp_path / "digits.npz", images=digits.images[:240], labels=digits.labels[:240])
+    config = NatConfig.model_validate(
+        {
+            "space": "tiny-alphanet",
+            "data": {
+                "train": {"path": "digits.npz", "rows": ":200"},
+                "val": {"path": "digits.npz", "rows": "200:"},
+                "classes": 10,
+            },
+            "start": {"epochs": 0.5, "batch": 16},
+            "loop": {
+                "iterations": 1,
+                "first": 3,
+                "candidates": 3,
+                "epochs": 0.2,
+                "batch": 16,
+                "surrogate_evaluations": 100,
+                "predictor_members": 2,
+                "calibration_images": 16,
+            },
+            "final": {"networks": 2, "calibration_images": 16},
+        }
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a node has one core
+    try:
+        for name, cluster in (("here", None), ("there", nodes.cluster)):
+            run, pool = tmp_path / name / "run", tmp_path / name / "pool"
+            transfer(config, run, pool, data=tmp_path, processes=2, cluster=cluster)
+    finally:
+        torch.set_num_threads(threads)
+    here, there = (
+        {
+            place: content
+            for place, content in tree(tmp_path / name).items()
+            if place.endswith((".safetensors", ".npy", ".npz"))
+        }
+        for name in ("here", "there")
+    )
+    assert len(here) > 8 and here == there
+    with pytest.raises(InvalidInput, match="--processes 4: the cluster has room for 2, of 1 cores each"):
+        transfer(
+            config, tmp_path / "four", tmp_path / "pool", data=tmp_path, processes=4, cluster=nodes.cluster
+        )
+
+
 def test_the_searches_of_an_experiment_run_on_a_cluster(
     nodes: TwoNodes, pool_path: Path, tmp_path: Path
 ) -> None:

@@ -42,35 +42,71 @@ class Call:
         return "\r\n".join(head).encode() + b"\r\n\r\n" + self.body
 
 
-class Connection:
-    """One connection that is kept."""
+class Connection(asyncio.Protocol):
+    """One connection that is kept; a protocol of its own, since streams would cost as much as the server."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[int] | None = None
+        self._received = b""
+        self._n_bytes: int | None = None  # of head and body; None: as long as chunks come
+        self._body_start = self._status = 0
+        self._closes = False
         self.body = b""  # of the last answer that said how long it is
 
     async def ask(self, request: bytes) -> int:
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-        reader, writer = self._streams
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        status = int(head.split(" ", 2)[1])
-        if "content-length:" in head:
-            self.body = await reader.readexactly(int(head.split("content-length:")[1].split("\r\n")[0]))
-        elif "chunked" in head:
-            while (size := int((await reader.readline()).strip() or b"0", 16)) > 0:
-                await reader.readexactly(size + 2)
-            await reader.readline()
-        if "connection: close" in head:
-            self.close()
-        return status
+        """Return the status of the answer, once its last byte is here."""
+        loop = asyncio.get_running_loop()
+        if self._transport is None:
+            await loop.create_connection(lambda: self, "127.0.0.1", self._port)
+        self._received, self._body_start = b"", 0
+        self._answer = loop.create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error or ConnectionResetError("closed before the answer was whole"))
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if not self._body_start and not self._read_head():
+            return
+        if self._n_bytes is None:
+            complete = self._received.endswith(b"0\r\n\r\n")
+        else:
+            complete = len(self._received) >= self._n_bytes
+        if complete and self._answer is not None and not self._answer.done():
+            if self._n_bytes is not None:
+                self.body = self._received[self._body_start :]
+            if self._closes:
+                self.close()
+            self._answer.set_result(self._status)
+
+    def _read_head(self) -> bool:
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head = self._received[:end].lower()
+        self._body_start, self._status = end + 4, int(head[9:12])
+        self._closes = b"connection: close" in head
+        said = head.find(b"content-length:")
+        self._n_bytes = None
+        if said >= 0:
+            self._n_bytes = self._body_start + int(head[said + 15 :].split(b"\r\n", 1)[0])
+        elif b"chunked" not in head:
+            self._n_bytes = self._body_start
+        return True
 
     def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
 
 
 async def closed_loop(port: int, requests: Sequence[bytes], concurrency: int, seconds: float) -> Result:
@@ -120,7 +156,7 @@ async def fixed_rate(
             if status == 200:
                 answered(i % len(requests), connection.body)
             free.append(connection)
-        except (OSError, asyncio.IncompleteReadError):
+        except OSError:
             result.n_broken += 1
             connection.close()
 

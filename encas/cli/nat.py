@@ -78,7 +78,7 @@ def run(
     """Train and search a supernetwork for a data set, and record the best networks into a pool.
 
     Stopped at any moment, the same command goes on and ends with the same networks. On a cluster
-    candidates are calibrated and evaluated, and the networks recorded; training stays here.
+    candidates are calibrated and evaluated, and the networks recorded; --processes train there too.
 
     Example: `encas nat configs/nat/tiny_ofa_w1.0.yml --data . --pool cifar10`
     """

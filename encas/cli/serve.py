@@ -101,6 +101,13 @@ def serve_bundles(
         str, typer.Option(help="On the cluster: of each bundle; 1-8: as many as the requests need.")
     ] = "1",
     replica_cores: Annotated[int, typer.Option(min=1, help="Of each replica.")] = 1,
+    split_stages: Annotated[
+        bool,
+        typer.Option(
+            "--split-stages",
+            help="On the cluster: each member has replicas of its own, wherever there is room.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say in JSON where the server is.")] = False,
 ) -> None:
     r"""Serve bundles over HTTP and gRPC (Open Inference Protocol), until Ctrl-C or SIGTERM.
@@ -166,10 +173,12 @@ def serve_bundles(
     if ray is None:
         serve(options, announce)
         return
-    _serve_on(ray, options, announce, replicas, replica_cores)
+    _serve_on(ray, options, announce, replicas, replica_cores, split=split_stages)
 
 
-def _serve_on(ray: str, options: "Options", announce: "Announce", replicas: str, cores: int) -> None:
+def _serve_on(
+    ray: str, options: "Options", announce: "Announce", replicas: str, cores: int, *, split: bool
+) -> None:
     """Serve from here what replicas on a cluster answer."""
     from encas.errors import InvalidInput, require
     from encas.serve import serve
@@ -185,7 +194,7 @@ def _serve_on(ray: str, options: "Options", announce: "Announce", replicas: str,
     with cluster_of(ray) as cluster:
         assert cluster is not None
         gpus = int(options.provider not in (None, "cpu"))
-        wanted = Replicas(least=int(least), most=int(most or least), cores=cores, gpus=gpus)
+        wanted = Replicas(least=int(least), most=int(most or least), cores=cores, gpus=gpus, split=split)
         with deployed(cluster, options.paths, wanted, options.provider, options.limits) as there:
             serve(options, announce, there.start)
 

@@ -1,15 +1,16 @@
-"""Several processes as a team: started here, or by torchrun."""
+"""Several processes as a team: started here, on a cluster, or by torchrun."""
 
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from encas.cluster import Alongside, Cluster
 from encas.errors import EncasError, InvalidInput
 from encas.search.nat.team import ALONE, Team
 
@@ -101,7 +103,7 @@ class Together:
 
 
 @contextmanager
-def gathered(n: int, help_out: Help, device: str) -> Iterator[Team]:
+def gathered(n: int, help_out: Help, device: str, cluster: Cluster | None = None) -> Iterator[Team]:
     """Yield a team of this process and n - 1 more, which run `help_out` and end with this block.
 
     Started by torchrun, this is the first of its processes; see `rank_by_torchrun`.
@@ -110,9 +112,11 @@ def gathered(n: int, help_out: Help, device: str) -> Iterator[Team]:
         n: How many processes.
         help_out: What the others do until they are told an empty message; it is pickled.
         device: "cpu" or "cuda"; on "cuda" each process has a GPU of its own.
+        cluster: Where the others run; this one takes the place of a job on its machine.
 
     Raises:
-        InvalidInput: There are fewer GPUs than processes, or a helper found something that is not right.
+        InvalidInput: There are fewer GPUs or less room than processes, or a helper found something that is
+            not right.
         LostProcess: One of them is gone.
     """
     if dist.is_torchelastic_launched():
@@ -125,19 +129,14 @@ def gathered(n: int, help_out: Help, device: str) -> Iterator[Team]:
     if n == 1:
         yield ALONE
         return
-    if device == "cuda" and n > torch.cuda.device_count():
-        raise InvalidInput(f"--processes {n}: each needs a GPU, there are {torch.cuda.device_count()}")
-    store = TCPStore(_HOST, 0, n, is_master=True, wait_for_workers=False)
-    helpers = _Helpers.start(n, store, device, help_out)
-    try:
+    helping = _near(n, device, help_out) if cluster is None else _far(n, device, help_out, cluster)
+    with helping as helpers:
         helpers.await_all()
-        with _joined(store, 0, n, device):
-            team = Together(store, 0, n, helpers.watch)
+        with helpers.joined(0):
+            team = Together(helpers.store, 0, n, helpers.watch)
             yield team
             team.told(b"")
-            helpers.join()
-    finally:
-        helpers.end()
+            helpers.others.join()
 
 
 def rank_by_torchrun() -> int:
@@ -160,23 +159,27 @@ def _by_torchrun(device: str) -> Iterator[Together]:
         yield Together(store, rank, size, lambda _grace_s: None)  # torchrun watches
 
 
+class _Others(Protocol):
+    """The life of the other processes."""
+
+    def ended(self) -> str | None:
+        """Return which one has ended, and how; None: all are there."""
+
+    def join(self) -> None:
+        """Wait until all have ended."""
+
+
 @dataclass(frozen=True)
 class _Helpers:
     """The other processes, as the first one sees them."""
 
-    processes: Sequence[SpawnProcess]  # of the ranks from 1
+    n: int  # processes, the first included
     store: TCPStore
-
-    @classmethod
-    def start(cls, n: int, store: TCPStore, device: str, help_out: Help) -> "_Helpers":
-        make = get_context("spawn").Process
-        made = [make(target=_help, args=(rank, n, store.port, device, help_out)) for rank in range(1, n)]
-        for process in made:
-            process.start()
-        return cls(made, store)
+    others: _Others
+    joined: Callable[[int], AbstractContextManager[None]]
 
     def await_all(self) -> None:
-        ready = [f"ready {rank}" for rank in range(1, len(self.processes) + 1)]
+        ready = [f"ready {rank}" for rank in range(1, self.n)]
         while not self.store.check(ready):
             self.watch(0.0)
             time.sleep(0.05)
@@ -185,33 +188,101 @@ class _Helpers:
         """Tell of one that has failed or ended; wait a little for it if it is about to."""
         until_s = time.monotonic() + grace_s
         self._tell_of_failed()
-        while not (ended := self._ended()) and time.monotonic() < until_s:
+        while (ended := self.others.ended()) is None and time.monotonic() < until_s:
             time.sleep(0.01)
             self._tell_of_failed()
-        if not ended:
-            return
-        # Others end by themselves when one was ended; they have the higher exit codes.
-        code, rank = min((self.processes[rank - 1].exitcode or 0, rank) for rank in ended)
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        last = len(self.processes)
-        raise LostProcess(f"training: process {rank} of 0 to {last} {how}; the same command goes on")
+        if ended is not None:
+            raise LostProcess(f"training: process {ended}; the same command goes on")
 
     def _tell_of_failed(self) -> None:
-        for rank in range(1, len(self.processes) + 1):
+        for rank in range(1, self.n):
             if self.store.check([f"failed {rank}"]):
                 raise InvalidInput(self.store.get(f"failed {rank}").decode())
 
-    def _ended(self) -> list[int]:
-        return [rank for rank, process in enumerate(self.processes, 1) if process.exitcode is not None]
+
+@contextmanager
+def _near(n: int, device: str, help_out: Help) -> Iterator[_Helpers]:
+    """Start the others on this machine; they end with the block.
+
+    Raises:
+        InvalidInput: There are fewer GPUs.
+    """
+    if device == "cuda" and n > torch.cuda.device_count():
+        raise InvalidInput(f"--processes {n}: each needs a GPU, there are {torch.cuda.device_count()}")
+    store = TCPStore(_HOST, 0, n, is_master=True, wait_for_workers=False)
+    make = get_context("spawn").Process
+    processes = [make(target=_help, args=(rank, n, store.port, device, help_out)) for rank in range(1, n)]
+    try:
+        for process in processes:
+            process.start()
+        yield _Helpers(n, store, _Spawned(processes), lambda rank: _joined(store, rank, n, device))
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+@dataclass(frozen=True)
+class _Spawned:
+    """Processes of this machine."""
+
+    processes: Sequence[SpawnProcess]  # of the ranks from 1
+
+    def ended(self) -> str | None:
+        codes = [process.exitcode for process in self.processes]
+        if all(code is None for code in codes):
+            return None
+        # Others end by themselves when one was ended; they have the higher exit codes.
+        code, rank = min((code, rank) for rank, code in enumerate(codes, 1) if code is not None)
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"{rank} of 0 to {len(codes)} {how}"
 
     def join(self) -> None:
         for process in self.processes:
             process.join()
 
-    def end(self) -> None:
-        for process in self.processes:
-            process.terminate()
-        self.join()
+
+@contextmanager
+def _far(n: int, device: str, help_out: Help, cluster: Cluster) -> Iterator[_Helpers]:
+    """Start the others on machines of a cluster; they end with the block.
+
+    They wait while candidates are evaluated, and jobs that evaluate wait while they train: so Ray is not told
+    that they have cores and GPUs.
+
+    Raises:
+        InvalidInput: There is not so much room.
+    """
+    need = cluster.need(device)
+    places = cluster.places(need)
+    here = next((place for place in places if place.node == cluster.here), None)
+    places = [place for place in places if place is not here]  # which is this process's own
+    if len(places) < n - 1:
+        raise InvalidInput(
+            f"--processes {n}: the cluster has room for {len(places) + 1}, of {need.cores} cores"
+            f"{' and a GPU' if need.gpus else ''} each; add machines, or name fewer"
+        )
+    address = cluster.address
+    store = TCPStore(address, 0, n, is_master=True, wait_for_workers=False)
+    told = [(rank, n, address, store.port, device, help_out, need.cores) for rank in range(1, n)]
+    with cluster.alongside(_help_from_far, told, places[: n - 1]) as others:
+        yield _Helpers(n, store, _Far(others), lambda rank: _taking_part(store, rank, n, device, need.cores))
+
+
+@dataclass(frozen=True)
+class _Far:
+    """Processes of a cluster."""
+
+    running: Alongside
+
+    def ended(self) -> str | None:
+        found = self.running.ended()
+        if found is None:
+            return None
+        which, how = found
+        return f"{which + 1} of 0 to {len(self.running)} {how}"
+
+    def join(self) -> None:
+        self.running.join()
 
 
 def _help(rank: int, n: int, port: int, device: str, help_out: Help) -> None:
@@ -233,6 +304,31 @@ def _help(rank: int, n: int, port: int, device: str, help_out: Help) -> None:
         except EncasError as error:
             store.set(f"failed {rank}", str(error))  # before the others notice that a connection broke
             sys.exit(1)
+
+
+def _help_from_far(rank: int, n: int, host: str, port: int, device: str, help_out: Help, cores: int) -> None:
+    """Be a helper on another machine, where Ray ends whoever the first process leaves behind."""
+    store = TCPStore(host, port, n, is_master=False)
+    store.set(f"ready {rank}", "")
+    with _taking_part(store, rank, n, device, cores):
+        try:
+            help_out(Together(store, rank, n, lambda _grace_s: None))
+        except LostProcess:
+            return  # the first process knows, or is the one
+        except EncasError as error:
+            store.set(f"failed {rank}", str(error))
+
+
+@contextmanager
+def _taking_part(store: Store, rank: int, n: int, device: str, cores: int) -> Iterator[None]:
+    """Take part on a machine of a cluster, with so many of its cores, and the only GPU that is seen."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        with _in_group(store, rank, n, device):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

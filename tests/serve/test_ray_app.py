@@ -22,9 +22,12 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+from encas.bundle import Bundle
+
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'encas[ray]'")
 serve: Any = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'encas[ray]'")
 pillow = pytest.importorskip("PIL.Image")
+
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +42,7 @@ def ray_address(ray_token: str) -> Iterator[tuple[str, int]]:
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         port = int(opened.getsockname()[1])
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    context = ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         serve.start(http_options={"port": port}, logging_config={"log_level": "ERROR"})
         yield context.address_info["address"], port
@@ -60,6 +63,10 @@ def replica_processes() -> list[int]:
         if ours and title.startswith(b"ray::ServeReplica:encas-digits-0:cascade-digits-1"):
             found.append(int(entry.name))
     return found
+
+
+def title_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -143,6 +150,29 @@ def test_what_serve_deploy_runs_gives_the_same_answers(
     serve.delete("whole")
 
 
+def test_members_in_processes_of_their_own_give_the_same_answers_also_when_one_is_killed(
+    ray_address: tuple[str, int],
+    bundle_path: Path,
+    served: Any,
+    start_server: Callable[..., AbstractContextManager[Any]],
+    digits: Any,
+) -> None:
+    images = [png(pixels) for pixels in digits.images[:60]]
+    expected = [ask(f"{served.url}/predict", image) for image in images]
+    assert len({answer["predictions"][0]["exit_stage"] for _, answer in expected}) > 1
+    options = ["--ray", ray_address[0], "--split-stages", "--provider", "cpu"]
+    with start_server(bundle_path, *options) as server:
+        assert [ask(f"{server.url}/predict", image) for image in images] == expected
+        processes = replica_processes()
+        names = [member.name for member in Bundle.open(bundle_path).stage_members]
+        stages = [pid for pid in processes if any(name in title_of(pid) for name in names)]
+        assert len(stages) == len(names) and len(processes) == len(names) + 1
+        os.kill(stages[0], signal.SIGKILL)
+        assert [ask(f"{server.url}/predict", image) for image in images] == expected
+        assert stages[0] not in replica_processes()
+    assert replica_processes() == []
+
+
 def test_more_replicas_than_there_is_room_for_are_refused(
     ray_address: tuple[str, int], bundle_path: Path
 ) -> None:
@@ -153,13 +183,13 @@ def test_more_replicas_than_there_is_room_for_are_refused(
         "--ray",
         ray_address[0],
         "--replicas",
-        "3",
+        "5",
         "--port",
         "0",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "room for 2 replicas of 1 cores, 3 are wanted; add machines" in done.stderr
+    assert "room for 4 replicas of 1 cores; 5 are wanted; add machines" in done.stderr
 
 
 def test_the_file_that_the_docs_show_is_read() -> None:
