@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 Rows = NDArray[np.intp]
 # Of what is known about the pace, the last ten batches or so count.
 _MEMORY = 0.9
-# Decoding and the others on this machine take time too: so many times the networks' own is expected.
+# Decoding and the others on this machine take time too: at least so many times the networks' own is expected.
 _CAUTION = 1.5
+# It grows where answers come later than that, and by this share more; a long wait that was shorter takes off
+# a hundredth of it.
+_MARGIN, _CALM = 1.1, 0.99
+_LONG = 0.5  # of the time that a request has: who expects to wait for less shows little
 Ticket = TypeVar("Ticket", bound=Hashable)  # stands for one request
 
 
@@ -60,6 +64,8 @@ class _Request:
     deadline_s: float
     gear: int
     coming: list[int]  # (k,) samples that somebody prepares for a stage
+    since_s: float
+    expected_s: float  # for the networks, by what was here when it came
     n_queued: int = 0
 
 
@@ -140,6 +146,7 @@ class Scheduler(Generic[Ticket]):
         self._requests: dict[Ticket, _Request] = {}
         self._deadlines: list[tuple[float, int, Ticket]] = []  # a heap; the number keeps tickets uncompared
         self._n_admitted = 0
+        self._caution = _CAUTION
         self._n_running, self._gear_running = 0, 0
 
     @property
@@ -183,7 +190,7 @@ class Scheduler(Generic[Ticket]):
                 return False
         if not any(all_waiting):
             return True
-        return self._clock() + _CAUTION * (self.delay_s + self._expected_s(gear, n)) <= deadline_s
+        return self._clock() + self._caution * (self.delay_s + self._expected_s(gear, n)) <= deadline_s
 
     def ran(self, n_left: int, busy_s: float) -> None:
         """Learn from the batch that was taken last how long samples take, until they leave."""
@@ -198,7 +205,9 @@ class Scheduler(Generic[Ticket]):
         """
         if not self.has_room(n, deadline_s, gear):
             raise QueueFull
-        self._requests[ticket] = _Request(deadline_s, gear, [0] * len(self._queues[gear]))
+        expected_s = self.delay_s + self._expected_s(gear, n)
+        coming = [0] * len(self._queues[gear])
+        self._requests[ticket] = _Request(deadline_s, gear, coming, self._clock(), expected_s)
         self._n_admitted += 1
         heapq.heappush(self._deadlines, (deadline_s, self._n_admitted, ticket))
         self.announce(ticket, 0, n)
@@ -228,6 +237,7 @@ class Scheduler(Generic[Ticket]):
         request = self._requests.pop(ticket, None)
         if request is None:
             return False
+        self._learn(request)
         for stage, queue in enumerate(self._queues[request.gear]):
             self._coming[request.gear][stage] -= request.coming[stage]
             if request.n_queued:
@@ -264,6 +274,13 @@ class Scheduler(Generic[Ticket]):
         if self._deadlines:
             times.append(self._deadlines[0][0])
         return max(0.0, min(times) - self._clock()) if times else None
+
+    def _learn(self, request: _Request) -> None:
+        """Note how much longer than expected a long wait was."""
+        has_s, took_s = request.deadline_s - request.since_s, self._clock() - request.since_s
+        if request.expected_s * self._caution >= _LONG * has_s:
+            calmer = _CAUTION + _CALM * (self._caution - _CAUTION)
+            self._caution = max(calmer, _MARGIN * took_s / request.expected_s)
 
     def _n_of_gears(self) -> list[int]:
         """Samples that wait or run, by gear."""

@@ -179,6 +179,42 @@ def test_a_request_that_would_be_answered_too_late_is_refused_at_once() -> None:
     queues.admit("d", 1, deadline_s=0.7)
 
 
+def test_where_answers_come_later_than_expected_more_is_refused_until_they_do_not() -> None:
+    queues, clock = scheduler(StageLimits(1, max_queue_size=9))
+
+    def answer(ticket: str, takes_s: float) -> None:
+        """Say that its networks took 0.1 s, whatever else took time."""
+        assert content(queues.take()) == (0, [(ticket, [0])])
+        clock.now_s += takes_s
+        queues.ran(1, 0.1)
+        queues.drop(ticket)
+
+    def n_taken() -> int:
+        """Fill the queue with requests that have a second each, and take them out again."""
+        n = 0
+        while queues.has_room(deadline_s=clock.now_s + 1):
+            send(queues, f"{clock.now_s} {n}", 1, clock.now_s + 1)
+            n += 1
+        return n
+
+    send(queues, "first", 1)
+    answer("first", 0.1)
+    start_s = clock.now_s
+    assert n_taken() == 6  # 1.5 x 0.1 s for each
+    for k in range(5):
+        answer(f"{start_s} {k}", 0.19)
+    clock.now_s = start_s + 1
+    assert queues.expire() == [f"{start_s} 5"]
+    start_s = clock.now_s
+    assert n_taken() == 4  # of the six, the last needed more than a second, 1.67 x 0.6 s, and 1.1 x that
+    for _ in range(300):  # from now on as fast as expected
+        for k in range(n_taken_before := queues.n_requests):
+            answer(f"{start_s} {k}", 0.1)
+        start_s = clock.now_s
+        assert n_taken() >= n_taken_before
+    assert queues.n_requests == 6
+
+
 def test_what_is_running_is_reckoned_with() -> None:
     queues, _ = scheduler(StageLimits(2))
     send(queues, "a", 2)
