@@ -27,13 +27,12 @@ lint: $(VENV)/dev
 types: $(VENV)/dev
 	$(BIN)/mypy
 
-# A stamp per set of extras: installing again only when the project's description has changed. Most of what
-# is installed is never imported, and compiling all of it would take longer than installing it.
+# A stamp per set of extras: installing again only when the project's description has changed.
 $(VENV)/demo $(VENV)/dev: $(VENV)/%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "encas needs Python 3.11 or newer; name one: make PYTHON=python3.12 $*"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[$*]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$*]"
 	@touch $@
 
 clean:
