@@ -437,7 +437,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bytes(
     assert start(pool_path, whole).wait() == 0
     takes_s = time.monotonic() - started_s
     rng, kills = np.random.default_rng(0), 0
-    while kills < 12:
+    while kills < 20:
         process = start(pool_path, killed)
         time.sleep(rng.uniform(0.1, 0.9) * takes_s)
         process.send_signal(signal.SIGKILL)
