@@ -140,6 +140,8 @@ def serve_bundles(
 
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key go together", param_hint="--tls-cert")
+    if split_stages and ray is None:
+        raise typer.BadParameter("needs a cluster: add --ray", param_hint="--split-stages")
     if overload_status not in (429, 503):
         raise typer.BadParameter("must be 503 or 429", param_hint="--overload-status")
     limits = Limits(

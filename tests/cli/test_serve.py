@@ -174,9 +174,10 @@ class TestWhatItRefuses:
         (["--max-batch-size", "0"], "must be numbers from 1, as 8 or 32,8"),
         (["--max-queue-delay-ms", "1,x"], "must be numbers from 0"),
         (["--overload-status", "500"], "must be 503 or 429"),
+        (["--split-stages"], "needs a cluster: add --ray"),
     ],
 )
-def test_numbers_that_cannot_be_are_a_usage_error(options: list[str], says: str) -> None:
+def test_options_that_cannot_be_are_a_usage_error(options: list[str], says: str) -> None:
     done = CliRunner().invoke(app, ["serve", "bundle", *options], env={"COLUMNS": "200"})
     assert done.exit_code == 2
     assert says in done.stderr
